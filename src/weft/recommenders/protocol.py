@@ -1,0 +1,41 @@
+"""What every recommender can do, whatever its paradigm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.data.domain import Catalogue, IntArray
+
+Histories = Sequence[IntArray]
+"""Item indices of each history, oldest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The best items of each history, best first: `items` [n, k] int64 and `scores` [n, k] float32."""
+
+    items: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+class Recommender(Protocol):
+    """A way to score the items of one catalogue for histories, seen in training or not."""
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    def score(self, histories: Histories, candidates: IntArray | None = None) -> NDArray[np.float32]:
+        """Scores, higher is better: [n, c] for `candidates` [n, c], or [n, items] without them.
+
+        Items of equal text get equal bits, so that a tie is a tie.
+        """
+        ...
+
+    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
+        """The k best items of the whole catalogue."""
+        ...
