@@ -1,0 +1,169 @@
+"""Score, rank, record: the one way from a scorer to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol as Role
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from weft.artifacts.hashing import hash_arrays
+from weft.data.domain import Examples, IntArray
+from weft.errors import WeftError
+from weft.evaluation.candidates import draw_candidates, user_keys
+from weft.evaluation.protocol import EvaluationSettings, Protocol
+from weft.evaluation.ranks import expected_ranks
+from weft.evaluation.result import SCHEMA, Result, hash_users
+
+MOST_SCORES = 50_000_000  # scores held at once: 200 MB of float32
+MOST_USERS = 2048  # users scored at once, so that progress shows
+
+Progress = Callable[[int, int], None]
+"""Called with the users done and the users in all."""
+
+
+class Scorer(Role):
+    """The part of a recommender that evaluation needs."""
+
+    def score(
+        self, histories: Sequence[IntArray], candidates: IntArray | None = None
+    ) -> NDArray[np.float32]:
+        """[n, c] for `candidates` [n, c], or [n, items] without them; higher is better."""
+        ...
+
+
+def evaluate(
+    scorer: Scorer,
+    examples: Examples,
+    settings: EvaluationSettings,
+    *,
+    part: str = "test",
+    counts: NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Rank every example's target among its candidates and in the whole catalogue.
+
+    With `settings.full` the catalogue is scored once and the candidates' scores are taken
+    from there; without it only the candidates are scored. `counts` [items] are the
+    popularities to draw by (default: leave-one-out training interactions).
+    """
+    if settings.candidates is None and not settings.full:
+        raise WeftError("evaluate: nothing to rank; set candidates or full")
+    examples = _chosen(examples, settings)
+    candidates = None
+    if settings.candidates is not None:
+        candidates = draw_candidates(examples, settings.candidates, settings.seed, counts)
+    among, whole = _ranks(scorer, examples, settings, candidates, progress)
+    frame = _frame(examples, among, whole)
+    return Result(frame, _protocol(examples, settings, part, candidates, frame))
+
+
+def _chosen(examples: Examples, settings: EvaluationSettings) -> Examples:
+    """All examples, or those of the `settings.users` users that the seed draws."""
+    if len(np.unique(examples.user)) != len(examples):
+        raise WeftError(
+            f"domain '{examples.domain.name}': a result holds one example per user; "
+            "these examples have a user twice"
+        )
+    if not len(examples):
+        raise WeftError(f"domain '{examples.domain.name}': no examples to evaluate")
+    if settings.users is None or settings.users >= len(examples):
+        return examples
+    order = np.argsort(user_keys(examples, settings.seed), kind="stable")
+    return examples.take(np.sort(order[: settings.users]))
+
+
+def _ranks(
+    scorer: Scorer,
+    examples: Examples,
+    settings: EvaluationSettings,
+    candidates: NDArray[np.int32] | None,
+    progress: Progress | None,
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Ranks among the candidates and in the catalogue, [n] float64 each."""
+    n, items = len(examples), len(examples.domain.items)
+    width = items if settings.full or candidates is None else candidates.shape[1]
+    step = max(1, min(MOST_USERS, MOST_SCORES // width))
+    among = None if candidates is None else np.empty(n)
+    whole = np.empty(n) if settings.full else None
+    for start in range(0, n, step):
+        rows = np.arange(start, min(start + step, n))
+        part = examples.take(rows)
+        histories = part.histories()
+        drawn = None if candidates is None else candidates[rows]
+        scores = _scores(scorer, part, histories, None if settings.full else drawn, width)
+        if whole is not None:
+            masked = histories if settings.mask_history else None
+            whole[rows] = expected_ranks(scores, part.targets, masked)
+            if drawn is not None:
+                scores = np.take_along_axis(scores, drawn, axis=1)
+        if among is not None:
+            among[rows] = expected_ranks(scores, np.zeros(len(rows), dtype=np.int64))
+        if progress is not None:
+            progress(int(rows[-1]) + 1, n)
+    return among, whole
+
+
+def _scores(
+    scorer: Scorer,
+    examples: Examples,
+    histories: list[NDArray[np.int32]],
+    candidates: NDArray[np.int32] | None,
+    width: int,
+) -> NDArray[np.floating]:
+    scores = np.asarray(scorer.score(histories, candidates))
+    if scores.shape != (len(histories), width):
+        raise WeftError(
+            f"domain '{examples.domain.name}': the recommender gave scores of shape "
+            f"{scores.shape} where {(len(histories), width)} are needed"
+        )
+    wrong = np.isnan(scores).any(axis=1)
+    if wrong.any():
+        user = examples.user_ids()[int(np.argmax(wrong))]
+        raise WeftError(
+            f"domain '{examples.domain.name}': the recommender gave user '{user}' a score that "
+            "is not a number (NaN)"
+        )
+    return scores
+
+
+def _frame(
+    examples: Examples, among: NDArray[np.float64] | None, whole: NDArray[np.float64] | None
+) -> pl.DataFrame:
+    columns = {
+        "user_id": examples.user_ids(),
+        "item_id": examples.domain.items.frame["item_id"].gather(examples.targets),
+        "position": examples.end,
+        "rank_candidates": [None] * len(examples) if among is None else among,
+        "rank_full": [None] * len(examples) if whole is None else whole,
+    }
+    return pl.DataFrame(columns, schema=SCHEMA).sort("user_id")
+
+
+def _protocol(
+    examples: Examples,
+    settings: EvaluationSettings,
+    part: str,
+    candidates: NDArray[np.int32] | None,
+    frame: pl.DataFrame,
+) -> Protocol:
+    drawn_hash = None
+    if candidates is not None:
+        order = np.argsort(np.array(examples.user_ids(), dtype=object), kind="stable")
+        drawn_hash = hash_arrays({"candidates": candidates[order]})
+    return Protocol(
+        domain=examples.domain.name,
+        domain_hash=examples.domain.hash,
+        split=settings.split,
+        part=part,
+        users=len(examples),
+        users_hash=hash_users(frame),
+        candidates=settings.candidates,
+        candidates_hash=drawn_hash,
+        seed=settings.seed,
+        full=settings.full,
+        mask_history=settings.mask_history,
+        at=settings.at,
+    )

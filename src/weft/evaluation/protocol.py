@@ -1,0 +1,55 @@
+"""Everything that a reported number depends on, besides the recommender."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from weft.evaluation.candidates import CandidateSettings
+
+
+class EvaluationSettings(BaseModel):
+    """The `evaluate:` block of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str = "leave_one_out"
+    candidates: CandidateSettings | None = CandidateSettings()
+    full: bool = True
+    mask_history: bool = False
+    at: tuple[int, ...] = (1, 3, 5, 10)
+    seed: int = 0
+    users: int | None = Field(default=None, ge=1)
+
+    @field_validator("at")
+    @classmethod
+    def _sorted_cut_offs(cls, at: tuple[int, ...]) -> tuple[int, ...]:
+        if not at or min(at) < 1:
+            raise ValueError("at needs one or more cut-offs of 1 or above")
+        return tuple(sorted(set(at)))
+
+
+class Protocol(BaseModel):
+    """The record that goes with every result; two results compare only if theirs agree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    domain: str
+    domain_hash: str
+    split: str
+    part: str
+    users: int
+    users_hash: str = Field(description="of every user, target and position")
+    candidates: CandidateSettings | None
+    candidates_hash: str | None = Field(description="of the very items drawn")
+    seed: int
+    full: bool
+    mask_history: bool
+    ties: Literal["expected rank"] = "expected rank"
+    at: tuple[int, ...]
+
+
+def differences(a: Protocol, b: Protocol) -> list[str]:
+    """The names of the fields that are not equal, in order."""
+    return [name for name in Protocol.model_fields if getattr(a, name) != getattr(b, name)]
