@@ -88,6 +88,16 @@ class Sequences:
         """[users] int64."""
         return np.diff(self.offsets)
 
+    @property
+    def users(self) -> NDArray[np.int32]:
+        """[interactions] int32: the user row of each interaction."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """[interactions] int64: each interaction's place in its user's sequence, from 0."""
+        return np.arange(len(self.item)) - np.repeat(self.offsets[:-1], self.lengths)
+
 
 @dataclass(frozen=True, eq=False)
 class Domain:
@@ -133,7 +143,9 @@ class Examples:
     @property
     def targets(self) -> NDArray[np.int32]:
         """[n] int32 item indices."""
-        return self.domain.sequences.item[self.domain.sequences.offsets[self.user] + self.end]
+        sequences = self.domain.sequences
+        out: NDArray[np.int32] = sequences.item[sequences.offsets[self.user] + self.end]
+        return out
 
     def histories(self) -> list[NDArray[np.int32]]:
         """n arrays of item indices, oldest first."""

@@ -1,0 +1,73 @@
+"""Domain folders: interactions.parquet + items.parquet + domain.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from weft.artifacts.atomic import new_directory, write_json
+from weft.data.build import build_domain
+from weft.data.domain import Domain
+from weft.data.filters import counts
+from weft.data.readers.parquet import read_pair
+
+
+def load_domain(path: str | Path, name: str | None = None) -> Domain:
+    """Load a domain folder (interactions.parquet, items.parquet); `name` defaults to the folder's.
+
+    Order: users by their first row in interactions.parquet, items by row of items.parquet, a
+    user's interactions by (timestamp, row). Raises `WeftError` with file, column and row.
+    """
+    folder = Path(path)
+    domain, _ = build_domain(read_pair(folder), name or folder.resolve().name)
+    return domain
+
+
+def save_domain(
+    domain: Domain,
+    path: str | Path,
+    *,
+    source: Mapping[str, Any] | None = None,
+    filters: list[dict[str, Any]] | None = None,
+    replace: bool = False,
+) -> Path:
+    """Write the domain folder, whole or not at all; loading it gives the same `hash`.
+
+    domain.json holds the name, counts, hash, and what the caller says of the `source` and the
+    `filters` (`filters.describe`). An existing folder is an error unless `replace`. Users
+    without an interaction are not written.
+    """
+    sequences = domain.sequences
+    log = pl.DataFrame(
+        {
+            "user_id": sequences.user_ids.gather(sequences.users),
+            "item_id": domain.items.frame["item_id"].gather(sequences.item),
+            "timestamp": sequences.time,
+        }
+    )
+    manifest = {
+        "name": domain.name,
+        "format": 1,
+        **asdict(counts(domain)),
+        "users_with_ties": tied_users(domain),
+        "hash": domain.hash,
+        "source": dict(source or {}),
+        "filters": filters or [],
+    }
+    with new_directory(Path(path), replace=replace) as folder:
+        log.write_parquet(folder / "interactions.parquet")
+        domain.items.frame.write_parquet(folder / "items.parquet")
+        write_json(folder / "domain.json", manifest)
+    return Path(path)
+
+
+def tied_users(domain: Domain) -> int:
+    """Number of users with two interactions of one time, whose order is the file's."""
+    user, time = domain.sequences.users, domain.sequences.time
+    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    present = user[1:][tied]
+    return int(pl.Series(present).n_unique()) if len(present) else 0
