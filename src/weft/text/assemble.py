@@ -1,0 +1,163 @@
+"""Model inputs out of item tokens: joined, cut and padded at the level of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.data.domain import IntArray
+from weft.errors import WeftError
+from weft.text.tokens import ItemTokens, plain_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The ids around and between items: prefix item separator item … suffix."""
+
+    prefix: tuple[int, ...]
+    separator: tuple[int, ...]  # at least one id that is in no item
+    suffix: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise WeftError("items need a separator of at least one id between them")
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Structure:
+        """The tokenizer's own frame for one text, and a separator that no item can hold.
+
+        The separator is the separator token if there is one ("[SEP]"), else a line break
+        (a clean text has none), else the end-of-text token. Raises a `WeftError` for a
+        tokenizer with none of these.
+        """
+        plain = plain_tokenizer(tokenizer)
+        bare = plain.encode("a", add_special_tokens=False).ids
+        framed = plain.encode("a", add_special_tokens=True).ids
+        start = next(i for i in range(len(framed) + 1) if framed[i : i + len(bare)] == bare)
+        return cls(
+            prefix=tuple(framed[:start]),
+            separator=_separator(tokenizer),
+            suffix=tuple(framed[start + len(bare) :]),
+        )
+
+
+def _separator(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    if tokenizer.sep_token_id is not None:
+        return (tokenizer.sep_token_id,)
+    line_break = plain_tokenizer(tokenizer).encode("\n", add_special_tokens=False).ids
+    if any("\n" in tokenizer.decode([id]) for id in line_break):
+        return tuple(line_break)
+    if tokenizer.eos_token_id is not None:
+        return (tokenizer.eos_token_id,)
+    raise WeftError(
+        f"the tokenizer {type(tokenizer).__name__} has no separator, line break or end token"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """n rows of token ids: row i is `ids[offsets[i]:offsets[i+1]]`."""
+
+    offsets: NDArray[np.int64]  # [n + 1]
+    ids: NDArray[np.int32]  # [tokens]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, row: int) -> NDArray[np.int32]:
+        """[length] int32: the ids of one row."""
+        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[n] int64."""
+        return np.diff(self.offsets)
+
+
+def assemble(
+    tokens: ItemTokens, groups: Sequence[IntArray], *, structure: Structure, max_tokens: int
+) -> Ragged:
+    """One model input for each group of items: prefix, items joined by the separator, suffix.
+
+    `groups` are n arrays of rows of `tokens`, in the order in which they are to stand (most
+    recent first, usually). An input has at most `max_tokens` ids: the items listed last are cut
+    away, the last one kept may be cut short, prefix and suffix always stay, and no separator
+    stands without an item after it. Items without tokens are skipped. An input is never empty:
+    where there is no prefix, suffix or item token, it is the separator.
+
+    Raises a `WeftError` if `max_tokens` leaves no room for an item.
+    """
+    prefix, separator, suffix = (
+        np.array(part, dtype=np.int32)
+        for part in (structure.prefix, structure.separator, structure.suffix)
+    )
+    room = max_tokens - len(prefix) - len(suffix)
+    if room < 1 or max_tokens < len(separator):
+        raise WeftError(
+            f"max_tokens is {max_tokens}, and {len(prefix) + len(suffix)} of them frame the items"
+        )
+    n = len(groups)
+    sizes = np.fromiter((len(group) for group in groups), dtype=np.int64, count=n)
+    item = np.concatenate([*groups, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    row = np.repeat(np.arange(n), sizes)
+    length = tokens.lengths[item]
+    there = length > 0
+    item, row, length = item[there], row[there], length[there]
+
+    # Where each item's piece (its separator, unless it is the first, and its ids) starts in its
+    # row's body, and how much of the piece fits.
+    first = np.ones(len(row), dtype=bool)
+    first[1:] = row[1:] != row[:-1]
+    lead: NDArray[np.int64] = np.where(first, 0, len(separator))
+    end = np.cumsum(lead + length)
+    start: NDArray[np.int64] = end - (lead + length)
+    start -= np.repeat(start[first], np.diff(np.append(np.flatnonzero(first), len(row))))
+    kept: NDArray[np.int64] = np.minimum(np.maximum(room - start - lead, 0), length)
+    fits = kept > 0
+    item, row, lead, start, kept = item[fits], row[fits], lead[fits], start[fits], kept[fits]
+
+    body = np.bincount(row, weights=lead + kept, minlength=n).astype(np.int64)
+    bare = len(prefix) + len(suffix) == 0
+    total = len(prefix) + body + len(suffix)
+    if bare:
+        total = np.where(body == 0, len(separator), total)
+    offsets = np.concatenate([[0], np.cumsum(total)]).astype(np.int64)
+    ids = np.empty(offsets[-1], dtype=np.int32)
+    _write(ids, offsets[:-1], prefix)
+    _write(ids, offsets[1:] - len(suffix), suffix)
+    if bare:
+        _write(ids, offsets[:-1][body == 0], separator)
+    piece = offsets[row] + len(prefix) + start
+    _write(ids, piece[lead > 0], separator)
+    within = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
+    ids[np.repeat(piece + lead, kept) + within] = tokens.ids[
+        np.repeat(tokens.offsets[item], kept) + within
+    ]
+    return Ragged(offsets, ids)
+
+
+def _write(ids: NDArray[np.int32], starts: NDArray[np.int64], part: NDArray[np.int32]) -> None:
+    """Write `part` into `ids` at each of `starts`."""
+    for step, id in enumerate(part):
+        ids[starts + step] = id
+
+
+def pad(ragged: Ragged, rows: IntArray, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The chosen rows as (ids [n, L] int64, mask [n, L] int64), padded on the right.
+
+    L is the longest chosen row; the mask is 1 on ids and 0 on padding.
+    """
+    lengths = ragged.lengths[rows]
+    width = int(lengths.max(initial=0))
+    mask = np.arange(width) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    within = np.broadcast_to(np.arange(width), mask.shape)[mask]
+    ids[mask] = ragged.ids[np.repeat(ragged.offsets[:-1][rows], lengths) + within]
+    return ids, mask.astype(np.int64)

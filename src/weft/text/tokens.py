@@ -1,0 +1,136 @@
+"""Each item's text, tokenised once, as ordinary text whatever it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.artifacts.hashing import hash_arrays
+from weft.errors import WeftError
+from weft.text.clean import clean
+from weft.text.items import TextSettings, join
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTokens:
+    """The token ids of m texts, as compressed rows: text i has `ids[offsets[i]:offsets[i+1]]`.
+
+    No id is structural. A row may have no tokens at all (an empty text).
+    """
+
+    offsets: NDArray[np.int64]  # [m + 1]
+    ids: NDArray[np.int32]  # [tokens]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, item: int) -> NDArray[np.int32]:
+        """[length] int32: the token ids of one text."""
+        return self.ids[self.offsets[item] : self.offsets[item + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[m] int64."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of the ids and of where each row ends."""
+        return hash_arrays({"offsets": self.offsets, "ids": self.ids})
+
+
+def tokenize_items(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int | None = None
+) -> ItemTokens:
+    """Tokenise texts one by one into ids, each cut to its first `max_tokens` tokens.
+
+    Texts are cleaned first (that of a clean text is free). No special tokens are put around a
+    text, and none that is written inside it is recognised: "[SEP]", "<|im_end|>", "</s>" and any
+    other added token, special or not, are read as the characters that they are. Should the
+    vocabulary itself hold a special token's text as a word, its id becomes the unknown token's
+    where that has no other role, and is dropped otherwise. An empty text has no tokens.
+
+    Raises a `WeftError` for a tokenizer without a `tokenizers` backend.
+    """
+    plain = plain_tokenizer(tokenizer)
+    encodings = plain.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
+    rows = [encoding.ids for encoding in encodings]
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+    ids = np.fromiter((id for row in rows for id in row), dtype=np.int32, count=lengths.sum())
+    row_of = np.repeat(np.arange(len(rows)), lengths)
+
+    bad = np.isin(ids, np.array(structural_ids(tokenizer), dtype=np.int32))
+    if bad.any():
+        unknown = tokenizer.unk_token_id
+        if unknown is not None and unknown not in structural_ids(tokenizer):
+            ids[bad] = unknown
+        else:
+            ids, row_of = ids[~bad], row_of[~bad]
+            lengths = np.bincount(row_of, minlength=len(rows))
+    if max_tokens is not None and len(lengths) and lengths.max() > max_tokens:
+        position = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        ids = ids[position < max_tokens]
+        lengths = np.minimum(lengths, max_tokens)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return ItemTokens(offsets, ids)
+
+
+def encode_titles(
+    tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], settings: TextSettings
+) -> ItemTokens:
+    """Tokenise raw titles, of no catalogue, just as a catalogue with only titles would be."""
+    texts = [join((title,), settings.words) for title in titles]
+    return tokenize_items(tokenizer, texts, settings.tokens)
+
+
+def structural_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Sorted ids that no text may produce: every special token but a mere unknown token.
+
+    An unknown token that is also the padding, start, end or separator token is structural.
+    """
+    special = set(tokenizer.all_special_ids)
+    special |= {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unknown = tokenizer.unk_token_id
+    roles = ("bos", "eos", "sep", "pad", "cls", "mask")
+    if all(getattr(tokenizer, f"{role}_token_id") != unknown for role in roles):
+        special.discard(unknown)
+    return sorted(special)
+
+
+_plain: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer] = WeakKeyDictionary()
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the tokenizer's backend that knows no added tokens, cutting or padding.
+
+    Made once for each tokenizer. The tokenizer itself is not changed.
+    """
+    known = _plain.get(tokenizer)
+    if known is not None:
+        return known
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise WeftError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast version; weft needs one"
+        )
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = []
+    content["truncation"] = None
+    content["padding"] = None
+    plain = Tokenizer.from_str(json.dumps(content))
+    plain.encode_special_tokens = True
+    _plain[tokenizer] = plain
+    return plain
