@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from weft.data.domain import Domain, Examples, IntArray
+from weft.data.domain import Domain, Examples
+from weft.data.draws import mix, uniform, user_keys
 from weft.errors import WeftError
 
 SMOOTHING = 1
 """Added to every item's count, so that an item never seen in training can still be drawn."""
 
 _CHUNK = 8192  # examples drawn for at once; no draw depends on it
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_EXACTLY = np.array([-2])  # a number that is no proposal's: starts the stream of `_draw_exactly`
 
 
 class CandidateSettings(BaseModel):
@@ -29,19 +30,22 @@ class CandidateSettings(BaseModel):
     by: Literal["uniform", "popularity"] = "uniform"
 
 
-def train_counts(domain: Domain, users: IntArray | None = None) -> NDArray[np.int64]:
-    """[items] int64: training interactions per item.
+def train_counts(train: Examples) -> NDArray[np.int64]:
+    """[items] int64: how often each item occurs in what training sees.
 
-    Leave-one-out (`users` is None): everything but each user's last two, which are the
-    targets of validation and test. Split by user: everything of the training users `users`.
+    That is every user's sequence up to the last target of theirs in `train`, which must be
+    the split's whole training part, not a sample of it.
     """
-    sequences = domain.sequences
-    if users is None:
-        starts, lengths = sequences.offsets[:-1], np.maximum(sequences.lengths - 2, 0)
-    else:
-        starts, lengths = sequences.offsets[users], sequences.lengths[users]
-    _, where = _spread(starts, lengths)
-    return np.bincount(sequences.item[where], minlength=len(domain.items)).astype(np.int64)
+    last = np.zeros(len(train.domain.sequences), dtype=np.int64)
+    np.maximum.at(last, train.user, train.end + 1)
+    return _counts_until(train.domain, last)
+
+
+def leave_one_out_counts(domain: Domain) -> NDArray[np.int64]:
+    """`train_counts` of the leave-one-out split: all but each user's last two interactions."""
+    lengths = domain.sequences.lengths
+    last = np.where(lengths >= 3, lengths - 2, lengths)
+    return _counts_until(domain, np.where(last >= 2, last, 0))  # one item makes no example
 
 
 def draw_candidates(
@@ -53,31 +57,20 @@ def draw_candidates(
     """[n, 1 + drawn] int32 item indices; column 0 is the target.
 
     Drawn without replacement, one after the other, with equal probability or in proportion
-    to `counts + SMOOTHING` (default: `train_counts` of the domain). Never drawn: an item
+    to `counts + SMOOTHING` (`train_counts` of the split; default: leave-one-out). Never drawn: an item
     without a title, an item of the user's whole sequence, an item whose title is that of
     one of those or of another candidate. A draw is fixed by the seed, the user's id and the
     target's position in the sequence; other users, their order and batches don't matter.
     """
     pool = _pool(examples.domain, settings, counts)
-    keys = user_keys(examples, seed)
+    keys = user_keys(pl.Series(examples.user_ids(), dtype=pl.String), seed, "candidates")
+    keys = mix(keys, examples.end)
     out = np.empty((len(examples), 1 + settings.drawn), dtype=np.int32)
     out[:, 0] = examples.targets
     for start in range(0, len(examples), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(examples)))
         out[rows, 1:] = _draw(examples.take(rows), keys[rows], pool, settings.drawn)
     return out
-
-
-def user_keys(examples: Examples, seed: int) -> NDArray[np.uint64]:
-    """[n] uint64: the start of each example's own stream of random numbers."""
-    texts = zip(examples.user_ids(), examples.end.tolist(), strict=True)
-    digests = b"".join(
-        hashlib.blake2b(
-            f"{seed}|{end}|{user}".encode("utf-8", "surrogatepass"), digest_size=8
-        ).digest()
-        for user, end in texts
-    )
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +96,7 @@ def _pool(domain: Domain, settings: CandidateSettings, counts: NDArray[np.int64]
     if settings.by == "uniform":
         weight = np.ones(len(items), dtype=np.int64)
     else:
-        counts = train_counts(domain) if counts is None else counts
+        counts = leave_one_out_counts(domain) if counts is None else counts
         weight = counts[items].astype(np.int64) + SMOOTHING
     return _Pool(domain, items, group, weight)
 
@@ -121,7 +114,7 @@ def _draw(
         pending = pending[~enough]
         proposals *= 2
     for row in pending.tolist():  # users who have seen nearly everything
-        out[row] = _draw_exactly(examples.take(np.array([row])), keys[row], pool, drawn)
+        out[row] = _draw_exactly(examples.take(np.array([row])), keys[row : row + 1], pool, drawn)
     return out
 
 
@@ -129,7 +122,7 @@ def _propose(
     examples: Examples, keys: NDArray[np.uint64], pool: _Pool, drawn: int, proposals: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Draw with replacement and reject: the chosen items [m, drawn] of the rows with enough [n]."""
-    number = _uniform(keys[:, None], np.arange(proposals, dtype=np.uint64)[None, :])
+    number = uniform(mix(keys[:, None], np.arange(proposals)[None, :]))
     cumulative = pool.cumulative
     pick = np.searchsorted(cumulative, (number * cumulative[-1]).astype(np.int64), side="right")
     group = pool.group[pick]
@@ -146,14 +139,16 @@ def _propose(
     return pool.items[pick[taken]].reshape(-1, drawn), enough
 
 
-def _draw_exactly(examples: Examples, key: np.uint64, pool: _Pool, drawn: int) -> NDArray[np.int64]:
+def _draw_exactly(
+    examples: Examples, key: NDArray[np.uint64], pool: _Pool, drawn: int
+) -> NDArray[np.int64]:
     """[drawn] item indices for one example, by random keys for all items left.
 
     Efraimidis & Spirakis (2006): sorting −log(u)/weight draws one after the other without
     replacement, in proportion to the weights.
     """
     left = np.flatnonzero(~np.isin(pool.group, _seen_groups(examples)))
-    number = _uniform(key ^ _GOLDEN, left.astype(np.uint64))
+    number = uniform(mix(mix(key, _EXACTLY), left))
     order = left[np.argsort(-np.log1p(-number) / pool.weight[left], kind="stable")]
     _, first = np.unique(pool.group[order], return_index=True)
     if len(first) < drawn:
@@ -170,6 +165,13 @@ def _seen_groups(examples: Examples) -> NDArray[np.int64]:
     return np.sort(row * len(examples.domain.items) + group)
 
 
+def _counts_until(domain: Domain, last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[items] int64: occurrences among the first `last[u]` interactions of each user."""
+    _, where = _spread(domain.sequences.offsets[:-1], last)
+    counts = np.bincount(domain.sequences.item[where], minlength=len(domain.items))
+    return counts.astype(np.int64)
+
+
 def _spread(
     starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -183,19 +185,6 @@ def _contains(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArra
     where = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     found: NDArray[np.bool_] = sorted_keys[where] == keys
     return found
-
-
-def _uniform(
-    key: NDArray[np.uint64] | np.uint64, counter: NDArray[np.uint64]
-) -> NDArray[np.float64]:
-    """Numbers in [0, 1): SplitMix64 (Steele et al. 2014) as a counter-based generator."""
-    with np.errstate(over="ignore"):
-        x = np.asarray(key + (counter + np.uint64(1)) * _GOLDEN)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    numbers: NDArray[np.float64] = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
 
 
 def _too_small(domain: Domain, drawn: int, what: str) -> WeftError:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import Examples, IntArray
+from weft.data.draws import user_keys
 from weft.errors import WeftError
-from weft.evaluation.candidates import draw_candidates, user_keys
+from weft.evaluation.candidates import draw_candidates
 from weft.evaluation.protocol import EvaluationSettings, Protocol
 from weft.evaluation.ranks import expected_ranks
 from weft.evaluation.result import SCHEMA, Result, hash_users
@@ -47,32 +48,39 @@ def evaluate(
 
     With `settings.full` the catalogue is scored once and the candidates' scores are taken
     from there; without it only the candidates are scored. `counts` [items] are the
-    popularities to draw by (default: leave-one-out training interactions).
+    popularities to draw by: `train_counts` of the split, by default of leave-one-out.
     """
     if settings.candidates is None and not settings.full:
         raise WeftError("evaluate: nothing to rank; set candidates or full")
     examples = _chosen(examples, settings)
     candidates = None
     if settings.candidates is not None:
+        if settings.candidates.by == "popularity" and counts is None:
+            _need_leave_one_out(settings)
         candidates = draw_candidates(examples, settings.candidates, settings.seed, counts)
     among, whole = _ranks(scorer, examples, settings, candidates, progress)
     frame = _frame(examples, among, whole)
     return Result(frame, _protocol(examples, settings, part, candidates, frame))
 
 
+def _need_leave_one_out(settings: EvaluationSettings) -> None:
+    if settings.split != "leave_one_out":
+        raise WeftError(
+            f"candidates by popularity need `counts` for the split '{settings.split}': "
+            "pass train_counts of its training part"
+        )
+
+
 def _chosen(examples: Examples, settings: EvaluationSettings) -> Examples:
     """All examples, or those of the `settings.users` users that the seed draws."""
-    if len(np.unique(examples.user)) != len(examples):
-        raise WeftError(
-            f"domain '{examples.domain.name}': a result holds one example per user; "
-            "these examples have a user twice"
-        )
     if not len(examples):
         raise WeftError(f"domain '{examples.domain.name}': no examples to evaluate")
-    if settings.users is None or settings.users >= len(examples):
+    users = np.unique(examples.user)
+    if settings.users is None or settings.users >= len(users):
         return examples
-    order = np.argsort(user_keys(examples, settings.seed), kind="stable")
-    return examples.take(np.sort(order[: settings.users]))
+    keys = user_keys(examples.domain.sequences.user_ids.gather(users), settings.seed, "evaluate")
+    drawn = users[np.argsort(keys, kind="stable")[: settings.users]]
+    return examples.take(np.flatnonzero(np.isin(examples.user, drawn)))
 
 
 def _ranks(
@@ -139,7 +147,7 @@ def _frame(
         "rank_candidates": [None] * len(examples) if among is None else among,
         "rank_full": [None] * len(examples) if whole is None else whole,
     }
-    return pl.DataFrame(columns, schema=SCHEMA).sort("user_id")
+    return pl.DataFrame(columns, schema=SCHEMA).sort("user_id", "position")
 
 
 def _protocol(
@@ -151,14 +159,15 @@ def _protocol(
 ) -> Protocol:
     drawn_hash = None
     if candidates is not None:
-        order = np.argsort(np.array(examples.user_ids(), dtype=object), kind="stable")
+        order = np.lexsort((examples.end, np.array(examples.user_ids())))
         drawn_hash = hash_arrays({"candidates": candidates[order]})
     return Protocol(
         domain=examples.domain.name,
         domain_hash=examples.domain.hash,
         split=settings.split,
         part=part,
-        users=len(examples),
+        users=len(np.unique(examples.user)),
+        targets=len(examples),
         users_hash=hash_users(frame),
         candidates=settings.candidates,
         candidates_hash=drawn_hash,

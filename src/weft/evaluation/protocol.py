@@ -40,6 +40,7 @@ class Protocol(BaseModel):
     split: str
     part: str
     users: int
+    targets: int
     users_hash: str = Field(description="of every user, target and position")
     candidates: CandidateSettings | None
     candidates_hash: str | None = Field(description="of the very items drawn")

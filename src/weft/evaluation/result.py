@@ -28,7 +28,7 @@ RANKS, PROTOCOL = "ranks.parquet", "protocol.json"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """`frame`, a row per user, sorted by `user_id`.
+    """`frame`, a row per target, sorted by `user_id` and `position`.
 
     Columns: `user_id`, `item_id` (the target), `position` (of the target in the sequence),
     `rank_candidates` and `rank_full` (expected ranks; null where that ranking wasn't asked for).
@@ -38,13 +38,24 @@ class Result:
     protocol: Protocol
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """[users] float64 in the order of the frame: one metric, e.g. `ndcg@5`, per user."""
+        """[users] float64, in order of user_id: one metric, e.g. `ndcg@5`, per user.
+
+        A user with several targets counts once, with the mean over them.
+        """
         whole, function, k = parse_metric(metric)
         ranks = self.frame["rank_full" if whole else "rank_candidates"]
         if ranks.null_count():
             kind = "the whole catalogue" if whole else "candidates"
             raise WeftError(f"no '{metric}' in this result: it has no ranks among {kind}")
-        return function(ranks.to_numpy(), k)
+        values = function(ranks.to_numpy(), k)
+        if self.protocol.users == self.protocol.targets:
+            return values
+        first = np.flatnonzero(
+            (self.frame["user_id"] != self.frame["user_id"].shift()).fill_null(True)
+        )
+        sizes = np.diff(first, append=len(values))
+        mean: NDArray[np.float64] = np.add.reduceat(values, first) / sizes
+        return mean
 
     def metrics(self) -> dict[str, float]:
         """Means over the users of every metric at the protocol's cut-offs."""

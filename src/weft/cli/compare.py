@@ -1,0 +1,115 @@
+"""`weft compare`: results of one protocol, paired by user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from weft.evaluation.compare import Comparison, Estimate
+    from weft.evaluation.result import Result
+
+
+def compare(
+    results: Annotated[
+        list[Path], typer.Argument(help="Result folders; the first is the baseline.")
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric such as ndcg@5 or full/recall@10; may be repeated."),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(help="Resamplings for the interval; 0: Student's interval.", min=0)
+    ] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare results with the first one: difference, 95 % interval, paired tests."""
+    from weft.errors import WeftError
+    from weft.evaluation.compare import common_metrics, compare_table, estimate
+    from weft.evaluation.result import Result
+
+    if len(results) < 2:
+        raise WeftError("compare needs two result folders or more")
+    loaded = dict(zip(_names(results), map(Result.load, results), strict=True))
+    baseline = next(iter(loaded))
+    metrics = metric or common_metrics(loaded)
+    table = compare_table(loaded, baseline, metrics, bootstrap=bootstrap)
+    means = {name: {m: estimate(one, m) for m in metrics} for name, one in loaded.items()}
+    if json:
+        _print_json(baseline, loaded, means, table)
+    else:
+        _print_tables(baseline, loaded, means, table)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Folder names where they tell the results apart, else the paths as given."""
+    from weft.errors import WeftError
+
+    short = [path.resolve().name for path in paths]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    if len(set(names)) != len(names):
+        raise WeftError("compare got the same result folder twice")
+    return names
+
+
+def _print_json(
+    baseline: str,
+    results: dict[str, Result],
+    means: dict[str, dict[str, Estimate]],
+    table: dict[str, list[Comparison]],
+) -> None:
+    from dataclasses import asdict
+    from json import dumps
+
+    out: dict[str, Any] = {
+        "baseline": baseline,
+        "protocol": results[baseline].protocol.model_dump(mode="json"),
+        "means": {
+            name: {metric: asdict(one) for metric, one in row.items()}
+            for name, row in means.items()
+        },
+        "comparisons": {
+            name: [{**asdict(one), "verdict": one.verdict} for one in row]
+            for name, row in table.items()
+        },
+    }
+    typer.echo(dumps(out, indent=2, ensure_ascii=False))
+
+
+def _print_tables(
+    baseline: str,
+    results: dict[str, Result],
+    means: dict[str, dict[str, Estimate]],
+    table: dict[str, list[Comparison]],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from weft.report.format import VERDICT_STYLE, number, p_value, signed
+
+    protocol = results[baseline].protocol
+    console = Console()
+    console.print(Text(f"{protocol.domain}, {protocol.part}, {protocol.users:,} users", "bold"))
+    for name, row in table.items():
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
+        for column in ("metric", "mean", "diff.", "95 % interval", "Wilcoxon", "Holm p", ""):
+            grid.add_column(column, no_wrap=True)
+        for one in row:
+            grid.add_row(
+                one.metric,
+                number(means[name][one.metric].mean),
+                Text(signed(one.difference), style=VERDICT_STYLE[one.verdict]),
+                f"{signed(one.low)} … {signed(one.high)}",
+                p_value(one.p_wilcoxon),
+                p_value(one.p_holm),
+                Text(one.verdict, style=VERDICT_STYLE[one.verdict]),
+            )
+        console.print(Text(f"\n{name} − {baseline}"))
+        console.print(grid)
+    console.print(
+        "Holm p: paired t-test, corrected over every comparison shown; "
+        "gain and loss are those below .05."
+    )

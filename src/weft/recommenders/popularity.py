@@ -1,0 +1,54 @@
+"""The floor: everyone is offered what was bought most. Nothing is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.data.domain import Catalogue, Examples, IntArray
+from weft.errors import WeftError
+from weft.evaluation.candidates import train_counts
+from weft.recommenders.protocol import Histories, Ranking
+
+
+@dataclass(frozen=True, eq=False)
+class Popularity:
+    """Scores every item by its number of training interactions, whatever the history."""
+
+    catalogue: Catalogue
+    counts: NDArray[np.int64]  # [items]
+
+    @classmethod
+    def of(cls, train: Examples) -> Popularity:
+        """Counts what the training part of a split sees, the whole of it."""
+        return cls(train.domain.items, train_counts(train))
+
+    def score(
+        self, histories: Histories, candidates: IntArray | None = None
+    ) -> NDArray[np.float32]:
+        """[n, c] for `candidates` [n, c], or [n, items]."""
+        scores = self._scores
+        if candidates is None:
+            return np.tile(scores, (len(histories), 1))
+        return scores[candidates]
+
+    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
+        """The k most popular items, without those of the history; equals in catalogue order."""
+        order = np.argsort(-self._scores, kind="stable")
+        items = np.empty((len(histories), k), dtype=np.int64)
+        for row, history in enumerate(histories):
+            left = order[: k + len(history)] if mask_history else order[:k]
+            left = left[~np.isin(left, history)][:k] if mask_history else left
+            if len(left) < k:
+                raise WeftError(f"the catalogue has only {len(left)} items to suggest, not {k}")
+            items[row] = left
+        return Ranking(items, self._scores[items])
+
+    @property
+    def _scores(self) -> NDArray[np.float32]:
+        """[items] float32; items of one title share their count, so that they tie."""
+        groups = self.catalogue.title_group
+        summed = np.bincount(groups, weights=self.counts, minlength=len(groups))
+        return summed[groups].astype(np.float32)
