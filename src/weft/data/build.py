@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.raw import RawLog, Table
+from weft.data.source import LOG_COLUMNS, Unlisted
 from weft.data.times import to_seconds
 from weft.errors import WeftError
-
-Unlisted = Literal["error", "add", "drop"]
-ROLES = ("user_id", "item_id", "timestamp", "rating")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,9 @@ def _catalogue(raw: RawLog) -> tuple[pl.DataFrame, int]:
     """The catalogue's frame (all strings, no nulls) and the number of repeated rows left out."""
     table = raw.items or raw.interactions
     table.require("item_id")
-    texts = [c for c in table.columns() if c not in (ROLES if raw.items is None else ("item_id",))]
+    texts = [
+        c for c in table.columns() if c not in (LOG_COLUMNS if raw.items is None else ("item_id",))
+    ]
     frame = _read(
         table.frame.select(_as_id("item_id", table), *(_as_text(c, table) for c in texts))
     )

@@ -56,8 +56,8 @@ class KCore(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    users: int = Field(5, ge=0)
-    items: int = Field(5, ge=0)
+    users: int = Field(default=5, ge=0)
+    items: int = Field(default=5, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,27 +71,31 @@ class Filters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    items_where: Mapping[str, str] = Field(
+    where: Mapping[str, str] = Field(
         default_factory=dict, description="keep the items whose column has exactly this text"
     )
-    titled: bool = Field(False, description="leave out items without a title")
-    time_from: Time | None = Field(None, description="first time kept: date or Unix seconds")
-    time_until: Time | None = Field(None, description="first time not kept any more")
+    titled: bool = Field(default=False, description="leave out items without a title")
+    time_from: Time | None = Field(
+        default=None, description="first time kept: date or Unix seconds"
+    )
+    time_until: Time | None = Field(default=None, description="first time not kept any more")
     one_per_day: Literal["first", "random"] | None = Field(
-        None, description="keep one interaction per user and UTC day"
+        default=None, description="keep one interaction per user and UTC day"
     )
     k_core: KCore | None = Field(
-        None, description="repeat until every user and item has this many interactions"
+        default=None, description="repeat until every user and item has this many interactions"
     )
-    minimum_length: int | None = Field(None, ge=1, description="shortest sequence kept")
-    maximum_length: int | None = Field(None, ge=1, description="keep only the latest so many")
-    sample_users: int | None = Field(None, ge=1, description="draw this many users")
+    minimum_length: int | None = Field(default=None, ge=1, description="shortest sequence kept")
+    maximum_length: int | None = Field(
+        default=None, ge=1, description="keep only the latest so many"
+    )
+    sample_users: int | None = Field(default=None, ge=1, description="draw this many users")
     unused_items: Literal["keep", "drop"] | None = Field(
-        None,
+        default=None,
         description="catalogue rows of items that no longer occur; unset: the k-core drops them,"
         " the other steps keep them",
     )
-    seed: int = Field(0, description="of one_per_day 'random' and sample_users")
+    seed: int = Field(default=0, description="of one_per_day 'random' and sample_users")
 
     @model_validator(mode="after")
     def _window(self) -> Filters:
@@ -125,9 +129,9 @@ def counts(domain: Domain) -> Counts:
 
 def _steps(f: Filters) -> list[tuple[str, Callable[[Domain], Domain]]]:
     steps: list[tuple[str, Callable[[Domain], Domain]]] = []
-    for column, text in f.items_where.items():
+    for column, text in f.where.items():
         where = partial(keep_where, column=column, value=text)
-        steps.append((f"items_where {column} = {text}", where))
+        steps.append((f"where {column} = {text}", where))
     if f.titled:
         steps.append(("titled", keep_titled))
     if f.time_from is not None or f.time_until is not None:
@@ -159,7 +163,7 @@ def keep_where(domain: Domain, column: str, value: str) -> Domain:
     frame = domain.items.frame
     if column not in frame.columns:
         raise WeftError(
-            f"domain '{domain.name}': items_where names the column '{column}'; its items have"
+            f"domain '{domain.name}': where names the column '{column}'; its items have"
             f" {', '.join(frame.columns)}"
         )
     return _keep_items(domain, (frame[column] == value).to_numpy())

@@ -9,9 +9,8 @@ from typing import Literal
 
 import polars as pl
 
+from weft.data.source import TimeUnit
 from weft.errors import WeftError
-
-TimeUnit = Literal["s", "ms", "us", "ns", "iso", "order"]
 
 
 def count_rows(row: int) -> str:

@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.data.domain import Domain, Examples
+from weft.data.draws import mix, uniform, user_keys
+from weft.data.filters import require_real_times
+from weft.errors import WeftError
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,68 @@ def leave_one_out(domain: Domain) -> Split:
         Examples(domain, evaluated, lengths[evaluated] - 2),
         Examples(domain, evaluated, lengths[evaluated] - 1),
     )
+
+
+def split_by_user(
+    domain: Domain, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 0
+) -> Split:
+    """Train, validation and test are different users, drawn by seed and user id.
+
+    A train user gives every target i2 … iL; a validation or test user gives the last item only,
+    so that each counts once. Users of length 1 give no example. The shares are expected ones:
+    each user is drawn on its own, so that adding users moves none of the others.
+    """
+    if len(ratios) != 3 or min(ratios) < 0 or not np.isclose(sum(ratios), 1.0):
+        raise WeftError(f"the three ratios must be at least 0 and sum to 1, not {ratios}")
+    lengths = domain.sequences.lengths
+    draw = uniform(user_keys(domain.sequences.user_ids, seed, "split_by_user"))
+    part = np.searchsorted(np.cumsum(ratios)[:2], draw, side="right")  # 0, 1, 2
+    validation, test = (np.flatnonzero((part == k) & (lengths >= 2)) for k in (1, 2))
+    return Split(
+        "by_user",
+        _all_targets(domain, np.where(part == 0, lengths, 0)),
+        Examples(domain, validation, lengths[validation] - 1),
+        Examples(domain, test, lengths[test] - 1),
+    )
+
+
+def split_by_time(domain: Domain, validation_from: int, test_from: int) -> Split:
+    """Train targets lie before `validation_from`, validation targets in [`validation_from`,
+    `test_from`), test targets at or after `test_from` (Unix seconds).
+
+    Every interaction but a user's first is a target; its history is everything before it, also
+    what lies in an earlier part. A user may be in all three parts, in one, or (length 1) in none.
+    """
+    require_real_times(domain, "a split by time")
+    if validation_from > test_from:
+        raise WeftError("validation_from must not be after test_from")
+    every = _all_targets(domain, domain.sequences.lengths)
+    time = domain.sequences.time[domain.sequences.offsets[every.user] + every.end]
+    part = np.searchsorted([validation_from, test_from], time, side="right")
+    train, validation, test = (every.take(np.flatnonzero(part == k)) for k in range(3))
+    return Split("by_time", train, validation, test)
+
+
+def sample_train(examples: Examples, n: int, seed: int = 0) -> Examples:
+    """Draw `n` examples without repeats: uniform over users, then over that user's examples.
+
+    Each round visits every user that still has an example, in random order, and takes a random
+    one of theirs; so no user comes twice before all have come once. If there are no more than
+    `n` examples, all of them come, in drawn order. The draw hangs on the seed, the users' ids and
+    the positions, not on the order of users; a smaller `n` gives a prefix of a larger one.
+    """
+    if n < 1:
+        raise WeftError(f"the number of examples to draw must be at least 1, not {n}")
+    if not len(examples):
+        return examples
+    present, local = np.unique(examples.user, return_inverse=True)
+    ids = examples.domain.sequences.user_ids.gather(present)
+    keys = mix(user_keys(ids, seed, "sample_train")[local], examples.end)
+    rows = np.lexsort((keys, local))  # each user's examples, shuffled
+    sizes = np.bincount(local)
+    turn = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    order = np.lexsort((mix(keys[rows], turn), turn))
+    return examples.take(rows[order[:n]])
 
 
 def _all_targets(domain: Domain, until: NDArray[np.int64]) -> Examples:

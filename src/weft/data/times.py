@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from weft.data.raw import Table, TimeUnit
+from weft.data.raw import Table
+from weft.data.source import TimeUnit
 
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 YEAR_10000 = 253_402_300_800  # Unix seconds; beyond it a number of "seconds" is some other unit

@@ -1,0 +1,120 @@
+"""Readers: one file a format. This table is the only list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.data.raw import RawLog
+from weft.data.readers.amazon_2014 import read_amazon_2014
+from weft.data.readers.amazon_2018 import read_amazon_2018
+from weft.data.readers.amazon_2023 import read_amazon_2023
+from weft.data.readers.delimited import read_csv, read_tsv
+from weft.data.readers.jsonl import read_jsonl
+from weft.data.readers.movielens import read_movielens
+from weft.data.readers.parquet import read_parquet
+from weft.data.readers.recbole import read_recbole
+from weft.data.source import Source
+from weft.errors import WeftError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format. `patterns` are what it is told by: a file's name, or one in the folder."""
+
+    name: str
+    summary: str
+    read: Callable[[Source], RawLog]
+    patterns: tuple[str, ...] = ()
+    mapped: bool = False  # uses columns, item_columns, time_unit
+    headerless: bool = False  # uses header
+
+
+READERS: tuple[Reader, ...] = (
+    Reader(
+        "parquet",
+        "a folder with interactions.parquet and items.parquet, or two parquet files",
+        read_parquet, ("*.parquet",), mapped=True,
+    ),
+    Reader(
+        "csv", "comma-separated text, .gz or not", read_csv, ("*.csv", "*.csv.gz"),
+        mapped=True, headerless=True,
+    ),
+    Reader(
+        "tsv", "tab-separated text, .gz or not", read_tsv, ("*.tsv", "*.tsv.gz"),
+        mapped=True, headerless=True,
+    ),
+    Reader(
+        "jsonl", "one JSON object a line, .gz or not", read_jsonl,
+        ("*.jsonl", "*.jsonl.gz", "*.ndjson", "*.ndjson.gz"), mapped=True,
+    ),
+    Reader("recbole", "RecBole atomic files: x.inter and x.item", read_recbole, ("*.inter",), True),
+    Reader("movielens", "MovieLens ratings.dat and movies.dat", read_movielens, ("ratings.dat",)),
+    Reader(
+        "amazon-2014", "Amazon reviews_X.json.gz or ratings_X.csv, and meta_X.json.gz",
+        read_amazon_2014,
+    ),
+    Reader(
+        "amazon-2018", "Amazon X_5.json.gz or X.csv, and meta_X.json.gz", read_amazon_2018
+    ),
+    Reader(
+        "amazon-2023", "Amazon X.jsonl or X.csv, and meta_X.jsonl, .gz or not", read_amazon_2023
+    ),
+)  # fmt: skip
+
+
+def find_reader(source: Source) -> Reader:
+    """The reader named by `source.format`, or told by the file's name."""
+    by_name = {reader.name: reader for reader in READERS}
+    path = source.interactions
+    if source.format is None:
+        reader = next((r for r in READERS if _matches(path, r)), None)
+        if reader is None:
+            _exists(path)
+            raise WeftError(
+                f"the format of {path} can't be told by its name; say one of {_names()}"
+            )
+    elif source.format in by_name:
+        reader = by_name[source.format]
+    else:
+        raise WeftError(f"there is no format '{source.format}'; there are {_names()}")
+    _refuse_unused(source, reader)
+    return reader
+
+
+def read_source(source: Source) -> RawLog:
+    """Read a log in any format. Raises `WeftError` with file, column and row."""
+    reader = find_reader(source)
+    _exists(source.interactions)
+    raw = reader.read(source)
+    if raw.items is None and source.item_columns:
+        raise WeftError("item_columns maps columns of an items file, but no items file is given")
+    return raw
+
+
+def _matches(path: Path, reader: Reader) -> bool:
+    if path.is_dir():
+        return any(next(path.glob(pattern), None) for pattern in reader.patterns)
+    return any(path.match(pattern) for pattern in reader.patterns)
+
+
+def _refuse_unused(source: Source, reader: Reader) -> None:
+    given = {
+        "columns": bool(source.columns) and not reader.mapped,
+        "item_columns": bool(source.item_columns) and not reader.mapped,
+        "time_unit": source.time_unit is not None and not reader.mapped,
+        "header": not source.header and not reader.headerless,
+    }
+    for setting, unused in given.items():
+        if unused:
+            raise WeftError(f"the format {reader.name} is fixed; it takes no '{setting}'")
+
+
+def _names() -> str:
+    return ", ".join(reader.name for reader in READERS)
+
+
+def _exists(path: Path) -> None:
+    if not path.exists():
+        raise WeftError(f"{path} does not exist")
