@@ -1,9 +1,15 @@
-"""How numbers are written, everywhere alike."""
+"""How numbers and names are written, everywhere alike."""
 
 from __future__ import annotations
 
+import unicodedata
+
+from weft.evaluation.protocol import Protocol
+
 VERDICT_STYLE = {"gain": "bold green", "loss": "bold red", "unclear": "dim"}
-VERDICT_WORDS = {"gain": "gain", "loss": "loss", "unclear": "no clear difference"}
+VERDICT_MARK = {"gain": "▲", "loss": "▼", "unclear": "≈"}
+
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def number(value: float) -> str:
@@ -18,15 +24,48 @@ def signed(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """`.0002` to four places, `< .0001` below."""
+    """`.0002` to four places, `< .0001` below, `1` at the top."""
     if p < 0.0001:
         return "< .0001"
-    return f"{p:.4f}" if p >= 0.99995 else f"{p:.4f}".lstrip("0")
+    return "1" if p >= 0.99995 else f"{p:.4f}".lstrip("0")
+
+
+def seconds(value: float) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if value < 60:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def metric_label(name: str) -> str:
-    """`full/ndcg@10` -> `NDCG@10, whole catalogue`; `hit@1` -> `Hit@1`."""
+    """`full/ndcg@10` -> `NDCG@10 (all items)`; `hit@1` -> `Hit@1`."""
     whole, _, rest = name.rpartition("/")
     kind, _, k = rest.partition("@")
     word = {"ndcg": "NDCG", "mrr": "MRR", "hit": "Hit", "recall": "Recall"}.get(kind, kind)
-    return f"{word}@{k}" + (", whole catalogue" if whole else "")
+    return f"{word}@{k}" + (" (all items)" if whole else "")
+
+
+def plain(text: str) -> str:
+    """Foreign text on one line, without control or direction characters that could disguise it."""
+    kept = (
+        character
+        for character in " ".join(text.split())
+        if character not in _BIDI and unicodedata.category(character) not in ("Cc", "Cs")
+    )
+    return "".join(kept)
+
+
+def protocol_line(protocol: Protocol) -> str:
+    """One line on how the numbers of a domain were made."""
+    parts = [f"{protocol.part} part of {protocol.split.replace('_', ' ')}"]
+    parts.append(f"{protocol.users:,} users")
+    if protocol.candidates is not None:
+        by = {"uniform": "uniformly", "popularity": "by popularity"}[protocol.candidates.by]
+        parts.append(f"target among {protocol.candidates.drawn} items drawn {by}")
+    if protocol.full:
+        masked = "history masked" if protocol.mask_history else "history not masked"
+        parts.append(f"whole catalogue ({masked})")
+    return ", ".join(parts)

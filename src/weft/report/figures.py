@@ -1,0 +1,120 @@
+"""Plotly figures of a report. Labels are escaped: plotly reads HTML in them."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from weft.report.format import plain
+from weft.report.model import RunReport
+
+INK, MUTED, LINE, ACCENT, BASELINE = "#1f2733", "#5d6878", "#e3e7ee", "#3848b8", "#8a94a3"
+_OTHERS = ("#7fb3d5", "#e0a458", "#6fb98f", "#b58db6", "#d98880", "#5fa8a3", "#c9b458", "#93a1c9")
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def label(text: str, most: int = 40) -> str:
+    """Foreign text for plotly: shortened and escaped."""
+    text = plain(text)
+    return escape(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def _wrapped(name: str) -> str:
+    """A domain's name in lines short enough to stand under its group of bars."""
+    parts = re.split(r"(?<=[-_ ])", plain(name))
+    lines = [""]
+    for part in parts:
+        if len(lines[-1]) + len(part) > 13 and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(label(line, 24) for line in lines[:4])
+
+
+def metric_bars(report: RunReport, metric: str) -> Any:
+    """Bars of one metric: a group per target domain, a bar per row, 95 % intervals."""
+    names = list(dict.fromkeys(row.name for domain in report.domains for row in domain.rows))
+    colours = _colours(report, names)
+    figure = go.Figure()
+    for name in names:
+        shown = [(d.domain, d.row(name)) for d in report.domains]
+        found = [(domain, row.metrics[metric]) for domain, row in shown if row is not None]
+        figure.add_bar(
+            name=label(name, 28),
+            x=[_wrapped(domain) for domain, _ in found],
+            y=[one.mean for _, one in found],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [one.high - one.mean for _, one in found],
+                "arrayminus": [one.mean - one.low for _, one in found],
+                "color": INK,
+                "thickness": 1,
+                "width": 2,
+            },
+            marker={"color": colours[name], "line": {"width": 0}},
+            hovertemplate="%{x}<br>%{fullData.name}: %{y:.4f}<extra></extra>",
+        )
+    figure.update_layout(
+        **_layout(),
+        barmode="group",
+        bargap=0.22,
+        bargroupgap=0.06,
+        yaxis={**_axis(), "rangemode": "tozero"},
+        xaxis={**_axis(), "showgrid": False, "tickangle": 0},
+    )
+    return figure
+
+
+def curve_lines(report: RunReport, column: int) -> Any:
+    """A line per branch over steps: column 1 is the training loss, 2 the validation metric."""
+    figure = go.Figure()
+    palette = (ACCENT, *_OTHERS)
+    for place, (branch, points) in enumerate(report.learning_curves.items()):
+        pairs = [(point[0], point[column]) for point in points if point[column] is not None]
+        if not pairs:
+            continue
+        figure.add_scatter(
+            x=[step for step, _ in pairs],
+            y=[value for _, value in pairs],
+            name=label(branch),
+            showlegend=True,
+            mode="lines" if len(pairs) > 12 else "lines+markers",
+            line={"color": palette[place % len(palette)], "width": 2},
+            marker={"size": 5},
+        )
+    figure.update_layout(**_layout(), xaxis=_axis(), yaxis=_axis())
+    return figure
+
+
+def _colours(report: RunReport, names: list[str]) -> dict[str, str]:
+    """The row that the run is about stands out, baselines are grey."""
+    baselines = {domain.baseline for domain in report.domains}
+    others = (name for name in names if name not in baselines and name != report.featured)
+    colours = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
+    colours |= dict.fromkeys(baselines, BASELINE)
+    return colours | {report.featured: ACCENT}
+
+
+def _axis() -> dict[str, Any]:
+    return {
+        "gridcolor": LINE,
+        "zerolinecolor": LINE,
+        "linecolor": LINE,
+        "fixedrange": True,
+        "automargin": True,
+    }
+
+
+def _layout() -> dict[str, Any]:
+    return {
+        "template": "none",
+        "font": {"family": _FONT, "size": 12, "color": INK},
+        "margin": {"l": 48, "r": 8, "t": 8, "b": 32},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "y": 1.03, "yanchor": "bottom", "x": 0},
+        "hoverlabel": {"font": {"family": _FONT}},
+    }

@@ -1,0 +1,180 @@
+"""A report as one HTML file that asks the network for nothing."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from weft.artifacts.atomic import new_file
+from weft.report.figures import curve_lines, metric_bars
+from weft.report.format import metric_label, protocol_line, seconds
+from weft.report.html_tables import (
+    esc,
+    full_table,
+    overview,
+    plain_table,
+    protocol_table,
+    results_table,
+    seeds_table,
+)
+from weft.report.model import DomainReport, RunReport, UserCase
+
+# No request can leave the page, whatever a title holds.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+# Plotly draws for the window's width; paper has another.
+_PRINT = (
+    "addEventListener('beforeprint',function(){document.querySelectorAll('.js-plotly-plot')"
+    ".forEach(function(f){Plotly.relayout(f,{width:680})})});"
+    "addEventListener('afterprint',function(){document.querySelectorAll('.js-plotly-plot')"
+    ".forEach(function(f){Plotly.relayout(f,{width:null,autosize:true})})});"
+)
+_HOW_TO_READ = (
+    "A mean is over users. A difference pairs each user's value with the same user's value "
+    "under the baseline. Lines and ranges are 95 % intervals, each on its own. p is that of a paired t-test, "
+    "Holm-corrected over all rows and metrics of the table shown; for the further metrics that "
+    "are folded away, over all rows and all metrics. Gain and loss are differences with p below "
+    ".05, and a loss is negative transfer; unclear means that the users measured can't tell. "
+    "A target that ties with other items gets the mean rank of the tie."
+)
+
+
+def render_html(report: RunReport, path: Path) -> None:
+    """Write the page, plotly.js and style included, in one step."""
+    with new_file(Path(path)) as temporary:
+        temporary.write_text(html_page(report), "utf-8")
+
+
+def html_page(report: RunReport) -> str:
+    """The page as text; equal reports give equal text."""
+    figures = _figures(report)
+    script = ""
+    if figures:
+        from plotly.offline import get_plotlyjs
+
+        script = f"<script>{get_plotlyjs()}</script><script>{_PRINT}</script>"
+    style = files("weft.report").joinpath("page.css").read_text("utf-8")
+    main = "".join(
+        (
+            _header(report),
+            _section(overview(report)),
+            *(_section(_domain(domain, report)) for domain in report.domains),
+            _section(figures),
+            _section(_users(report)),
+            _section(_notes(report)),
+            _section(_timings(report)),
+        )
+    )
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{esc(report.title)}</title><style>{style}</style>{script}</head>"
+        f"<body><main>{main}</main><footer>{_HOW_TO_READ}</footer></body></html>\n"
+    )
+
+
+def _section(content: str) -> str:
+    return f"<section>{content}</section>\n" if content else ""
+
+
+def _header(report: RunReport) -> str:
+    summary = f"<p class='summary'>{esc(report.summary)}</p>" if report.summary else ""
+    domains = " · ".join(esc(domain.domain) for domain in report.domains)
+    return (
+        f"<header><p class='system'>weft · {esc(report.system)}</p><h1>{esc(report.title)}</h1>"
+        f"{summary}<p class='domains'>{domains}</p></header>\n"
+    )
+
+
+def _domain(domain: DomainReport, report: RunReport) -> str:
+    seeds = seeds_table(domain)
+    return (
+        f"<h2>{esc(domain.domain)}</h2><p class='protocol'>{esc(protocol_line(domain.protocol))}</p>"
+        + results_table(domain, report.featured)
+        + _fold("Every metric and test", full_table(domain))
+        + (_fold("Spread over seeds", seeds) if seeds else "")
+        + _fold("Protocol", protocol_table(domain))
+    )
+
+
+def _fold(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
+
+
+def _figures(report: RunReport) -> str:
+    out = ""
+    for place, metric in enumerate(report.headline_metrics()):
+        caption = f"{metric_label(metric)} by target domain, with 95 % intervals"
+        out += _figure(metric_bars(report, metric), f"bars-{place}", caption)
+    captions = ("Training loss by step", f"{report.validation_metric} by step")
+    curves = "".join(
+        _figure(curve_lines(report, column), f"curves-{column}", caption)
+        for column, caption in enumerate(captions, 1)
+        if any(
+            point[column] is not None for line in report.learning_curves.values() for point in line
+        )
+    )
+    if curves:
+        out += f"<div class='pair'>{curves}</div>"
+    return f"<h2>Figures</h2>{out}" if out else ""
+
+
+def _figure(figure: Any, name: str, caption: str) -> str:
+    import plotly.io
+
+    drawn: str = plotly.io.to_html(
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        default_height="360px",
+        config={"displayModeBar": False, "responsive": True},
+    )
+    return f"<figure><figcaption>{esc(caption)}</figcaption>{drawn}</figure>"
+
+
+def _users(report: RunReport) -> str:
+    if not report.users:
+        return ""
+    count = {1: "One user", 2: "Two users", 3: "Three users"}.get(len(report.users), "Some users")
+    return f"<h2>{count}: what they had, what each row suggests</h2>" + "".join(
+        map(_user, report.users)
+    )
+
+
+def _user(case: UserCase) -> str:
+    history = "".join(f"<li>{esc(title)}</li>" for title in case.history)
+    suggested = "".join(
+        f"<div><h4>{esc(name)}</h4><ol>{''.join(_title(t, case.target) for t in titles)}</ol></div>"
+        for name, titles in case.suggestions.items()
+    )
+    return (
+        f"<article class='user'><h3>{esc(case.user)} <small>{esc(case.domain)}</small></h3>"
+        f"<div class='had'><div><h4>history, oldest first</h4><ol>{history}</ol></div>"
+        f"<div><h4>next, to be predicted</h4><p class='target'>{esc(case.target)}</p></div></div>"
+        f"<div class='suggestions'>{suggested}</div></article>"
+    )
+
+
+def _title(title: str, target: str) -> str:
+    if title == target:
+        return f"<li class='found'>{esc(title)} <em>✓ the target</em></li>"
+    return f"<li>{esc(title)}</li>"
+
+
+def _notes(report: RunReport) -> str:
+    if not report.notes:
+        return ""
+    return (
+        "<h2>Notes</h2><ul>" + "".join(f"<li>{esc(note)}</li>" for note in report.notes) + "</ul>"
+    )
+
+
+def _timings(report: RunReport) -> str:
+    if not report.timings:
+        return ""
+    lines = [[esc(name), seconds(value)] for name, value in report.timings.items()]
+    return "<h2>Time</h2>" + plain_table(("stage", "time"), lines)

@@ -1,0 +1,133 @@
+"""What a report says, as plain data: the same for the terminal, Markdown, HTML and JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from weft.artifacts.atomic import read_json, write_json
+from weft.errors import WeftError
+from weft.evaluation.compare import verdict
+from weft.evaluation.protocol import Protocol
+
+REPORT, TIMINGS = "report.json", "timings.json"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Estimate(_Value):
+    """A mean over users and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Versus(_Value):
+    """A row minus the baseline on one metric; see `evaluation.compare.Comparison`."""
+
+    difference: float
+    low: float
+    high: float
+    p_t: float
+    p_wilcoxon: float
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.difference, self.p_holm)
+
+
+class Spread(_Value):
+    """One metric over seeds; see `evaluation.compare.Spread`."""
+
+    seeds: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+class Row(_Value):
+    """One recommender on one target domain. The baseline has no `versus`."""
+
+    name: str
+    about: str = ""
+    metrics: dict[str, Estimate]
+    versus: dict[str, Versus] = {}
+    seeds: dict[str, Spread] = {}
+
+
+class DomainReport(_Value):
+    """All rows measured on one target domain under one protocol; see `build.domain_report`."""
+
+    domain: str
+    protocol: Protocol
+    baseline: str
+    headline: tuple[str, ...]  # the metrics shown first: one family for Holm's correction
+    rows: list[Row]
+
+    def row(self, name: str) -> Row | None:
+        return next((row for row in self.rows if row.name == name), None)
+
+
+class UserCase(_Value):
+    """One user: history (oldest first), target, and what each row suggests, best first."""
+
+    domain: str
+    user: str
+    history: list[str]
+    target: str
+    suggestions: dict[str, list[str]]
+
+
+Curve = list[tuple[int, float | None, float | None]]
+"""(step, training loss, validation metric); None where one wasn't measured."""
+
+
+class RunReport(_Value):
+    """A run's report. `timings` (stage -> seconds) are kept in a file of their own,
+    so that two runs of one recipe write the same `report.json`."""
+
+    title: str
+    system: str
+    summary: str = ""
+    featured: str = ""  # the row that the run is about, e.g. "weaverec"
+    domains: list[DomainReport]
+    learning_curves: dict[str, Curve] = {}
+    validation_metric: str = "validation metric"
+    users: list[UserCase] = []
+    notes: list[str] = []
+    timings: dict[str, float] = {}
+
+    def headline_metrics(self) -> list[str]:
+        """The headline metrics that every domain has."""
+        first = self.domains[0].headline if self.domains else ()
+        return [m for m in first if all(m in domain.headline for domain in self.domains)]
+
+    def save(self, folder: Path) -> None:
+        """Write `report.json` and, if there are any, `timings.json` into `folder`."""
+        values = self.model_dump(mode="json", exclude={"timings"})
+        write_json(Path(folder) / REPORT, values)
+        if self.timings:
+            write_json(Path(folder) / TIMINGS, self.timings)
+
+    @classmethod
+    def load(cls, path: Path) -> RunReport:
+        """Read a run's folder or its `report.json`, with the timings beside it."""
+        file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
+        values = read_json(file)
+        if not isinstance(values, dict):
+            raise WeftError(f"{file} is no report: it holds no JSON object")
+        timings = file.with_name(TIMINGS)
+        if timings.is_file():
+            values = {**values, "timings": read_json(timings)}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise WeftError(f"{file}: {field}: {first['msg']}") from None
