@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Domain, Sequences
-from weft.data.raw import RawLog, Table
+from weft.data.raw import RawLog, Table, broken
 from weft.data.source import LOG_COLUMNS, Unlisted
 from weft.data.times import to_seconds
 from weft.errors import WeftError
@@ -70,9 +70,7 @@ def _catalogue(raw: RawLog) -> tuple[pl.DataFrame, int]:
     texts = [
         c for c in table.columns() if c not in (LOG_COLUMNS if raw.items is None else ("item_id",))
     ]
-    frame = _read(
-        table.frame.select(_as_id("item_id", table), *(_as_text(c, table) for c in texts))
-    )
+    frame = _read(table, _as_id("item_id", table), *(_as_text(c, table) for c in texts))
     _refuse_empty(frame["item_id"], "item_id", table)
     if "title" not in frame.columns:
         frame = frame.insert_column(1, pl.repeat("", frame.height, eager=True).alias("title"))
@@ -103,8 +101,11 @@ def _as_text(column: str, table: Table) -> pl.Expr:
     return pl.col(column).cast(pl.String).fill_null("")
 
 
-def _read(frame: pl.LazyFrame) -> pl.DataFrame:
-    return frame.collect()
+def _read(table: Table, *columns: pl.Expr) -> pl.DataFrame:
+    try:
+        return table.frame.select(*columns).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise broken(table.file, error) from None
 
 
 def _encode(log: Table, items: pl.DataFrame, with_rating: bool) -> pl.DataFrame:
@@ -116,7 +117,7 @@ def _encode(log: Table, items: pl.DataFrame, with_rating: bool) -> pl.DataFrame:
     ]
     columns += [pl.col(c) for c in ("timestamp",) if c in log.columns()]
     columns += [pl.col("rating")] if with_rating else []
-    return _read(log.frame.select(columns))
+    return _read(log, *columns)
 
 
 def _users(column: pl.Series, log: Table) -> tuple[NDArray[np.int32], pl.Series]:
@@ -155,7 +156,7 @@ def _place_unlisted(
     lost = np.flatnonzero(item < 0)
     if not len(lost):
         return item, items, 0, 0
-    ids = _read(log.frame.select(_as_id("item_id", log)))["item_id"].gather(lost)
+    ids = _read(log, _as_id("item_id", log))["item_id"].gather(lost)
     _refuse_empty(ids, "item_id", log, lost)
     if unlisted == "error":
         raise log.error(

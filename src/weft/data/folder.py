@@ -9,21 +9,35 @@ from typing import Any
 
 import polars as pl
 
-from weft.artifacts.atomic import new_directory, write_json
+from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.data.build import build_domain
 from weft.data.domain import Domain
 from weft.data.filters import counts
 from weft.data.readers.parquet import read_pair
+from weft.errors import WeftError
+
+MANIFEST = "domain.json"
 
 
 def load_domain(path: str | Path, name: str | None = None) -> Domain:
-    """Load a domain folder (interactions.parquet, items.parquet); `name` defaults to the folder's.
+    """Load a domain folder (interactions.parquet, items.parquet).
 
-    Order: users by their first row in interactions.parquet, items by row of items.parquet, a
-    user's interactions by (timestamp, row). Raises `WeftError` with file, column and row.
+    `name` defaults to that in domain.json, or without one to the folder's. Order: users by
+    their first row in interactions.parquet, items by row of items.parquet, a user's interactions
+    by (timestamp, row). Raises `WeftError` with file, column and row, and if the content is not
+    the one whose hash domain.json holds.
     """
     folder = Path(path)
-    domain, _ = build_domain(read_pair(folder), name or folder.resolve().name)
+    raw = read_pair(folder)
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if not isinstance(manifest, dict):
+        raise WeftError(f"{folder / MANIFEST} is not a JSON object")
+    domain, _ = build_domain(raw, str(name or manifest.get("name") or folder.resolve().name))
+    if "hash" in manifest and manifest["hash"] != domain.hash:
+        raise WeftError(
+            f"{folder}: the tables are not those of domain.json (hash {domain.hash}, not"
+            f" {manifest['hash']}); they were changed or damaged after they were written"
+        )
     return domain
 
 
@@ -61,7 +75,7 @@ def save_domain(
     with new_directory(Path(path), replace=replace) as folder:
         log.write_parquet(folder / "interactions.parquet")
         domain.items.frame.write_parquet(folder / "items.parquet")
-        write_json(folder / "domain.json", manifest)
+        write_json(folder / MANIFEST, manifest)
     return Path(path)
 
 

@@ -70,3 +70,9 @@ class RawLog:
     time_unit: TimeUnit = "s"
     repeated_items: Literal["error", "first"] = "error"
     notes: tuple[str, ...] = ()
+
+
+def broken(file: Path, error: BaseException) -> WeftError:
+    """The error for a file whose content polars can't read (damaged, truncated)."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return WeftError(f"{file} is not a whole {file.suffix.lstrip('.')} file: {reason}")

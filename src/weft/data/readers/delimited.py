@@ -41,6 +41,7 @@ def only_item_texts(log: Table, columns: Mapping[str, str]) -> Table:
 
     What else a log has (prices paid, sessions, …) tells about an interaction, not an item.
     """
+    log.require("user_id", "item_id")
     wanted = {"user_id", "item_id", "timestamp", "rating", "title", *columns}
     frame = log.frame.select([c for c in log.columns() if c in wanted])
     return Table(log.file, frame, log.place, log.names)

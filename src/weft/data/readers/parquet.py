@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from weft.data.raw import RawLog, Table
+from weft.data.raw import RawLog, Table, broken
 from weft.data.readers.delimited import only_item_texts, rename
 from weft.data.source import Source
 from weft.errors import WeftError
@@ -42,6 +42,6 @@ def _scan(file: Path) -> Table:
     try:
         frame = pl.scan_parquet(file, glob=False)
         frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise WeftError(f"{file} is not a whole parquet file: {error}") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise broken(file, error) from None
     return Table(file, frame)
