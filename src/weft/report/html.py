@@ -109,7 +109,7 @@ def _figures(report: RunReport) -> str:
     for place, metric in enumerate(report.headline_metrics()):
         caption = f"{metric_label(metric)} by target domain, with 95 % intervals"
         out += _figure(metric_bars(report, metric), f"bars-{place}", caption)
-    captions = ("Training loss by step", f"{report.validation_metric} by step")
+    captions = ("Training loss by step", f"Validation by step: {report.validation_metric}")
     curves = "".join(
         _figure(curve_lines(report, column), f"curves-{column}", caption)
         for column, caption in enumerate(captions, 1)

@@ -98,7 +98,7 @@ class RunReport(_Value):
     featured: str = ""  # the row that the run is about, e.g. "weaverec"
     domains: list[DomainReport]
     learning_curves: dict[str, Curve] = {}
-    validation_metric: str = "validation metric"
+    validation_metric: str = "NDCG@10"  # what the third number of a curve's point is
     users: list[UserCase] = []
     notes: list[str] = []
     timings: dict[str, float] = {}

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer import Typer
+from typer.testing import CliRunner
+
+from weft.cli.report import report as report_command
+from weft.errors import WeftError
+from weft.evaluation.compare import holm
+from weft.report.format import number, p_value, plain, seconds, signed
+from weft.report.html import html_page, render_html
+from weft.report.markdown import render_markdown
+from weft.report.model import RunReport
+from weft.report.terminal import render_terminal
+
+
+class _Tags(HTMLParser):
+    """The tags, attributes and visible text of a page; scripts apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self._open = "", [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        self._open = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "script":
+            self.scripts[-1] += data
+        elif self._open != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(report: RunReport) -> str:
+    return html_page(report)
+
+
+def test_the_report_is_the_same_bytes_again_and_has_no_timings(
+    report: RunReport, tmp_path: Path
+) -> None:
+    report.save(tmp_path / "a")
+    report.model_copy(update={"timings": {"train": 99.0}}).save(tmp_path / "b")
+    first = (tmp_path / "a" / "report.json").read_bytes()
+    assert first == (tmp_path / "b" / "report.json").read_bytes()
+    assert "timings" not in json.loads(first)
+    assert RunReport.load(tmp_path / "a") == report
+    assert RunReport.load(tmp_path / "a" / "report.json") == report
+
+
+def test_a_wrong_report_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeftError, match=r"report\.json does not exist"):
+        RunReport.load(tmp_path)
+    (tmp_path / "report.json").write_text('{"title": "x", "system": "y", "domans": []}')
+    with pytest.raises(WeftError, match=r"report\.json: domains: Field required"):
+        RunReport.load(tmp_path)
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(WeftError, match="no JSON object"):
+        RunReport.load(tmp_path)
+
+
+def test_the_headline_is_one_family_and_the_rest_another(report: RunReport) -> None:
+    domain = report.domains[0]
+    assert domain.headline == ("ndcg@1", "ndcg@5")
+    rows = [row for row in domain.rows if row.name != domain.baseline]
+    shown = [row.versus[metric] for row in rows for metric in domain.headline]
+    assert [one.p_holm for one in shown] == pytest.approx(holm([one.p_t for one in shown]))
+    rest = [m for m in domain.rows[0].metrics if m not in domain.headline]
+    every = [row.versus[metric] for row in rows for metric in domain.rows[0].metrics]
+    corrected = dict(zip(map(id, every), holm([one.p_t for one in every]), strict=True))
+    for row in rows:
+        for metric in rest:
+            assert row.versus[metric].p_holm == pytest.approx(corrected[id(row.versus[metric])])
+    assert not domain.row("target-only").versus
+    assert domain.row("weaverec").seeds["ndcg@5"].seeds == 2
+
+
+def test_the_page_escapes_foreign_text(page: str) -> None:
+    tags = _Tags(page)
+    assert "<img src=x onerror=y>" in tags.text
+    assert not [tag for tag, _ in tags.tags if tag in ("img", "iframe", "link", "a", "object")]
+    assert not [name for _, attributes in tags.tags for name in attributes if name.startswith("on")]
+    assert not any("alert('x')</script>" in script for script in tags.scripts)
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+def test_the_page_is_whole_and_asks_for_nothing(page: str) -> None:
+    tags = _Tags(page)
+    assert not [attributes for _, attributes in tags.tags if {"src", "href"} & set(attributes)]
+    policy = [a["content"] for t, a in tags.tags if t == "meta" and "http-equiv" in a]
+    assert policy
+    assert policy[0].startswith("default-src 'none'")
+    assert page.count("plotly.js v") == 1
+    assert "Plotly.newPlot" in page
+
+
+def test_the_page_shows_gain_and_loss_in_words_and_sign(page: str) -> None:
+    text = _Tags(page).text
+    assert re.search(r"\+0\.\d{4} ▲ gain", text)
+    assert re.search(r"−0\.\d{4} ▼ loss", text)
+    assert "✓ the target" in text
+
+
+def test_equal_reports_make_equal_pages(report: RunReport, page: str, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    render_html(RunReport.load(tmp_path), tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text("utf-8") == page
+
+
+def test_a_report_of_nothing_still_renders() -> None:
+    empty = RunReport(title="Nothing", system="none", domains=[])
+    assert "Nothing" in html_page(empty)
+    assert "Plotly" not in html_page(empty)
+    assert render_markdown(empty).startswith("# Nothing")
+
+
+def test_markdown_escapes_foreign_text(report: RunReport) -> None:
+    text = render_markdown(report)
+    assert not re.search(r"(?<!\\)<", text.replace("&lt;", ""))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows[:5]}) == 1
+    assert "**gain**" in text
+    assert "**loss**" in text
+
+
+def test_the_terminal_shows_the_same_without_control_characters(report: RunReport) -> None:
+    console = Console(record=True, width=100, file=None, quiet=False)
+    with console.capture() as captured:
+        render_terminal(report, console)
+    text = captured.get()
+    assert "▲ gain" in text
+    assert "▼ loss" in text
+    assert "\x1b[31m" not in text
+    assert "weaverec" in text
+
+
+def test_the_command_writes_what_was_asked_for(report: RunReport, tmp_path: Path) -> None:
+    app = Typer()
+    app.command()(report_command)
+    report.save(tmp_path)
+    run, html, markdown = (str(tmp_path / name) for name in ("", "a/page.html", "page.md"))
+    out = CliRunner().invoke(app, [run, "--html", html, "--markdown", markdown]).stdout
+    assert out.count("wrote") == 2
+    assert Path(html).read_text("utf-8") == html_page(report)
+    assert Path(markdown).read_text("utf-8") == render_markdown(report)
+    assert "weaverec" in CliRunner().invoke(app, [run]).stdout
+
+
+def test_how_values_are_written() -> None:
+    assert [signed(v) for v in (0.00441, -0.014, 0.00001, -0.00001, 0.0)] == [
+        "+0.0044",
+        "−0.0140",
+        "0.0000",
+        "0.0000",
+        "0.0000",
+    ]
+    assert [p_value(p) for p in (0.00001, 0.00021, 0.05, 1.0)] == ["< .0001", ".0002", ".0500", "1"]
+    assert [seconds(s) for s in (3.14, 42, 185, 7860)] == [
+        "3.1 s",
+        "42 s",
+        "3 min 05 s",
+        "2 h 11 min",
+    ]
+    assert number(0.43041) == "0.4304"
+    assert plain("a\n b\x1b[31m\u202e") == "a b[31m"
