@@ -35,10 +35,12 @@ class Structure:
 
         The separator is the separator token if there is one ("[SEP]"), else a line break
         (a clean text has none), else the end-of-text token. Raises a `WeftError` for a
-        tokenizer with none of these.
+        tokenizer with none of these, or without a token for the letter a.
         """
         plain = plain_tokenizer(tokenizer)
         bare = plain.encode("a", add_special_tokens=False).ids
+        if not bare:
+            raise WeftError(f"the tokenizer {type(tokenizer).__name__} gives no token for 'a'")
         framed = plain.encode("a", add_special_tokens=True).ids
         start = next(i for i in range(len(framed) + 1) if framed[i : i + len(bare)] == bare)
         return cls(
