@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from worlds import domain, last_items
 
 from weft.data.splits import leave_one_out
-from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, train_counts
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
@@ -38,5 +36,7 @@ def test_top_k_is_sorted_and_leaves_the_history_out() -> None:
     assert set(history.tolist()) < set(
         floor.top_k([history], 5, mask_history=False).items[0].tolist()
     )
-    with pytest.raises(WeftError, match="only 118 items"):
-        floor.top_k([history], 119)
+    everything = floor.top_k([history], 500)
+    assert sorted(everything.items[0].tolist()) == list(range(120))
+    assert everything.items[0][-2:].tolist() == sorted(history.tolist())
+    assert np.isneginf(everything.scores[0]).sum() == 2

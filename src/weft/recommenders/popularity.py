@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Examples, IntArray
-from weft.errors import WeftError
 from weft.evaluation.candidates import train_counts
 from weft.recommenders.protocol import Histories, Ranking
 
@@ -35,16 +34,22 @@ class Popularity:
         return scores[candidates]
 
     def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
-        """The k most popular items, without those of the history; equals in catalogue order."""
+        """The k most popular items, without those of the history; equals in catalogue order.
+
+        Where fewer are left, items of the history stand last, with score −inf.
+        """
+        k = min(k, len(self.catalogue))
         order = np.argsort(-self._scores, kind="stable")
         items = np.empty((len(histories), k), dtype=np.int64)
+        scores = np.empty((len(histories), k), dtype=np.float32)
         for row, history in enumerate(histories):
-            left = order[: k + len(history)] if mask_history else order[:k]
-            left = left[~np.isin(left, history)][:k] if mask_history else left
-            if len(left) < k:
-                raise WeftError(f"the catalogue has only {len(left)} items to suggest, not {k}")
-            items[row] = left
-        return Ranking(items, self._scores[items])
+            first = order[: k + len(history)] if mask_history else order[:k]
+            had = np.isin(first, history) & mask_history
+            items[row] = np.concatenate([first[~had], np.sort(first[had])])[:k]
+            scores[row] = np.where(
+                np.isin(items[row], first[had]), -np.inf, self._scores[items[row]]
+            )
+        return Ranking(items, scores)
 
     @property
     def _scores(self) -> NDArray[np.float32]:

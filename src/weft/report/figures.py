@@ -19,7 +19,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 def label(text: str, most: int = 40) -> str:
     """Foreign text for plotly: shortened and escaped."""
     text = plain(text)
-    return escape(text if len(text) <= most else text[: most - 1] + "…")
+    return escape(text if len(text) <= most else text[: most - 1] + "…", quote=False)
 
 
 def _wrapped(name: str) -> str:
@@ -39,12 +39,13 @@ def metric_bars(report: RunReport, metric: str) -> Any:
     colours = _colours(report, names)
     figure = go.Figure()
     for name in names:
-        shown = [(d.domain, d.row(name)) for d in report.domains]
-        found = [(domain, row.metrics[metric]) for domain, row in shown if row is not None]
+        rows = [(place, domain.row(name)) for place, domain in enumerate(report.domains)]
+        found = [(place, row.metrics[metric]) for place, row in rows if row is not None]
         figure.add_bar(
             name=label(name, 28),
-            x=[_wrapped(domain) for domain, _ in found],
+            x=[place for place, _ in found],
             y=[one.mean for _, one in found],
+            customdata=[label(report.domains[place].domain) for place, _ in found],
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -55,7 +56,7 @@ def metric_bars(report: RunReport, metric: str) -> Any:
                 "width": 2,
             },
             marker={"color": colours[name], "line": {"width": 0}},
-            hovertemplate="%{x}<br>%{fullData.name}: %{y:.4f}<extra></extra>",
+            hovertemplate="%{customdata}<br>%{fullData.name}: %{y:.4f}<extra></extra>",
         )
     figure.update_layout(
         **_layout(),
@@ -63,7 +64,13 @@ def metric_bars(report: RunReport, metric: str) -> Any:
         bargap=0.22,
         bargroupgap=0.06,
         yaxis={**_axis(), "rangemode": "tozero"},
-        xaxis={**_axis(), "showgrid": False, "tickangle": 0},
+        xaxis={
+            **_axis(),
+            "showgrid": False,
+            "tickangle": 0,
+            "tickvals": list(range(len(report.domains))),
+            "ticktext": [_wrapped(domain.domain) for domain in report.domains],
+        },
     )
     return figure
 
@@ -101,7 +108,7 @@ def _colours(report: RunReport, names: list[str]) -> dict[str, str]:
 def _axis() -> dict[str, Any]:
     return {
         "gridcolor": LINE,
-        "zerolinecolor": LINE,
+        "zeroline": False,
         "linecolor": LINE,
         "fixedrange": True,
         "automargin": True,
