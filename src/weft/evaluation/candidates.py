@@ -57,9 +57,9 @@ def draw_candidates(
     """[n, 1 + drawn] int32 item indices; column 0 is the target.
 
     Drawn without replacement, one after the other, with equal probability or in proportion
-    to `counts + SMOOTHING` (`train_counts` of the split; default: leave-one-out). Never drawn: an item
-    without a title, an item of the user's whole sequence, an item whose title is that of
-    one of those or of another candidate. A draw is fixed by the seed, the user's id and the
+    to `counts + SMOOTHING` (`train_counts` of the split; default: leave-one-out). Never drawn:
+    an item without a title, an item of the user's whole sequence, an item whose title is that
+    of one of those or of another candidate. A draw is fixed by the seed, the user's id and the
     target's position in the sequence; other users, their order and batches don't matter.
     """
     pool = _pool(examples.domain, settings, counts)
