@@ -12,7 +12,8 @@ import pytest
 from data_logs import T0, write_pair
 
 from weft.data.folder import load_domain, save_domain
-from weft.data.ingest import ingest
+from weft.data.ingest import ingest, read_domain
+from weft.data.readers import records
 from weft.data.source import Source, checked
 from weft.errors import WeftError
 
@@ -62,7 +63,7 @@ def test_times_in_parquet(tmp_path: Path, timestamps: list[Any], words: str) -> 
     ("rows", "items", "words"),
     [
         ([*GOOD, ("bob", "x", T0), ("ann", "x", T0)], {"a": "A", "b": "B"},
-         "interactions.parquet, row 4: column 'item_id' = 'x' has no row in the catalogue (2 interactions of 1 items have none)"),
+         "interactions.parquet, row 4: column 'item_id' = 'x' has no row in the catalogue (2 interactions of 1 items have none; unlisted: add or drop them)"),
         (GOOD, {"item_id": ["a", "b", "a"], "title": ["A", "B", "C"]},
          "items.parquet, row 3: column 'item_id' = 'a' has a row already (row 1)"),
         (GOOD, {"item_id": ["a", "", "b"], "title": ["A", "B", "C"]}, "items.parquet, row 2: column 'item_id' is empty"),
@@ -181,6 +182,12 @@ def test_iso_times(tmp_path: Path) -> None:
     )
 
 
+def test_a_unit_that_is_too_fine(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(CSV)
+    message = refuse(tmp_path, interactions=tmp_path / "log.csv", time_unit="ms")
+    assert message.startswith(f"log.csv, line 2: column 'timestamp' = '{T0}' lies in early 1970")
+
+
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
 @pytest.mark.parametrize("keep", [11, 0.5])
 def test_truncated_gzip(tmp_path: Path, format: str, keep: float) -> None:
@@ -193,7 +200,7 @@ def test_truncated_gzip(tmp_path: Path, format: str, keep: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("records", "words"),
+    ("given", "words"),
     [
         ([{"user_id": 1}, {"user_id": "a"}], "line 3: field 'user_id' = 'a' is text, but it is a number on line 1; ids must be all text or all numbers"),
         ([{"user_id": "a"}, {"user_id": 1}], "line 3: field 'user_id' = 1 is a number, but it is text on line 1"),
@@ -207,10 +214,27 @@ def test_truncated_gzip(tmp_path: Path, format: str, keep: float) -> None:
         ([{}, {"timestamp": None}], "line 3: column 'timestamp' is empty"),
     ],
 )  # fmt: skip
-def test_jsonl(tmp_path: Path, records: list[dict[str, Any]], words: str) -> None:
-    full = [{"user_id": "ann", "item_id": "a", "timestamp": T0, **record} for record in records]
+def test_jsonl(tmp_path: Path, given: list[dict[str, Any]], words: str) -> None:
+    full = [{"user_id": "ann", "item_id": "a", "timestamp": T0, **record} for record in given]
     (tmp_path / "log.jsonl").write_text("\n\n".join(map(json.dumps, full)))
     assert f"log.jsonl, {words}" in refuse(tmp_path, interactions=tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+def test_jsonl_ids_that_change_kind_in_a_later_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(records, "CHUNK", chunk)
+    ids: list[Any] = [1, 2, 3, 4, 5, "x"]
+    lines = [
+        json.dumps({"user_id": "u", "item_id": i, "timestamp": T0 + n}) for n, i in enumerate(ids)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines[:5]))
+    domain, _, _ = read_domain(Source(interactions=tmp_path / "log.jsonl"))
+    assert domain.items.item_ids == ["1", "2", "3", "4", "5"]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    message = refuse(tmp_path, interactions=tmp_path / "log.jsonl")
+    assert "line 6: field 'item_id' = 'x' is text, but it is a number on line 1" in message
 
 
 @pytest.mark.parametrize(

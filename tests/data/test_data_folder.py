@@ -110,6 +110,15 @@ def test_saving_over_a_folder_needs_replace(tmp_path: Path) -> None:
     assert load_domain(tmp_path / "a").hash == domain.hash
 
 
+def test_only_a_domain_folder_is_replaced(tmp_path: Path) -> None:
+    domain = load_domain(write_pair(tmp_path / "a", [("u", "a", T0)]))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(WeftError, match="not a domain folder, so it is not replaced"):
+        save_domain(domain, tmp_path / "photos", replace=True)
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
 def test_a_failure_while_saving_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

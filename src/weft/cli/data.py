@@ -303,21 +303,29 @@ def _print_domain(report: DomainReport) -> None:
         table.add_row(f"{count / max(1, items):.1%}", f"of the items have a text '{column}'")
     console = _console()
     console.print(table)
-    console.print(_bars("sequence length", report.lengths, report.length_histogram))
-    console.print(_bars("title length in characters", report.titles, report.title_histogram))
+    for title, spread, bins in (
+        ("sequence length", report.lengths, report.length_histogram),
+        ("title length in characters", report.titles, report.title_histogram),
+    ):
+        console.print(title + _said(spread))
+        console.print(_bars(bins))
 
 
 def _of(part: int, whole: int, what: str) -> str:
     return f" ({part:,} = {part / whole:.1%} {what}".rstrip() + ")" if part else ""
 
 
-def _bars(title: str, spread: Spread | None, bins: tuple[Bin, ...]) -> Any:
+def _said(spread: Spread | None) -> str:
+    if spread is None:
+        return ": none"
+    s = spread
+    return f": median {s.median:g}, mean {s.mean:.1f}, {s.least:g} to {s.most:g}"
+
+
+def _bars(bins: tuple[Bin, ...]) -> Any:
     from rich.table import Table
 
-    said = ""
-    if spread is not None:
-        said = f"  [dim]median {spread.median:g}, mean {spread.mean:.1f}, {spread.least:g} to {spread.most:g}[/dim]"
-    table = Table(title=title + said, box=None, show_header=False, title_justify="left")
+    table = Table(box=None, show_header=False)
     table.add_column(justify="right")
     table.add_column(justify="right")
     table.add_column()

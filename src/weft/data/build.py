@@ -163,7 +163,7 @@ def _place_unlisted(
             int(lost[0]),
             "item_id",
             f"= {ids[0]!r} has no row in the catalogue ({len(lost):,} interactions of"
-            f" {ids.n_unique():,} items have none)",
+            f" {ids.n_unique():,} items have none; unlisted: add or drop them)",
         )
     if unlisted == "drop":
         return item, items, len(lost), 0

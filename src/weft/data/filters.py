@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.draws import mix, user_keys
+from weft.data.times import ORDER_INDEX_LIMIT
 from weft.errors import WeftError
 
 SECONDS_A_DAY = 86_400
-ORDER_INDEX_LIMIT = 10_000_000  # larger times are Unix seconds: this one is in April 1970
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ def save_domain(
     """Write the domain folder, whole or not at all; loading it gives the same `hash`.
 
     domain.json holds the name, counts, hash, and what the caller says of the `source` and the
-    `filters` (`filters.describe`). An existing folder is an error unless `replace`. Users
-    without an interaction are not written.
+    `filters` (`filters.describe`). An existing folder is an error unless `replace`, which
+    replaces domain folders only. Users without an interaction are not written.
     """
     sequences = domain.sequences
     log = pl.DataFrame(
@@ -72,11 +72,22 @@ def save_domain(
         "source": dict(source or {}),
         "filters": filters or [],
     }
+    check_free(Path(path), replace=replace)
     with new_directory(Path(path), replace=replace) as folder:
         log.write_parquet(folder / "interactions.parquet")
         domain.items.frame.write_parquet(folder / "items.parquet")
         write_json(folder / MANIFEST, manifest)
     return Path(path)
+
+
+def check_free(folder: Path, *, replace: bool) -> None:
+    """Raise `WeftError` if a domain can't be written to `folder`."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not replace:
+        raise WeftError(f"{folder} exists already; name another folder, or replace it (--replace)")
+    if not (folder / MANIFEST).is_file() and not (folder / "interactions.parquet").is_file():
+        raise WeftError(f"{folder} is not a domain folder, so it is not replaced")
 
 
 def tied_users(domain: Domain) -> int:

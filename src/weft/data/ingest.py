@@ -11,11 +11,10 @@ from weft.artifacts.hashing import hash_file
 from weft.data.build import Left, build_domain
 from weft.data.domain import Domain
 from weft.data.filters import Counts, Filters, Removed, apply_filters, counts, describe
-from weft.data.folder import save_domain, tied_users
+from weft.data.folder import check_free, save_domain, tied_users
 from weft.data.raw import RawLog
 from weft.data.readers import find_reader, read_source
 from weft.data.source import Source
-from weft.errors import WeftError
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ def ingest(
     the folder exists already, unless `replace`.
     """
     folder = Path(destination)
-    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WeftError(f"{folder} exists already; name another folder, or allow to replace it")
+    check_free(folder, replace=replace)  # before the work, not after it
     reader = find_reader(source)
     domain, left, raw = read_domain(source, name or folder.resolve().name)
     read = counts(domain)

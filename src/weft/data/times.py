@@ -9,6 +9,7 @@ from weft.data.raw import Table
 from weft.data.source import TimeUnit
 
 PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+ORDER_INDEX_LIMIT = 10_000_000  # larger times are Unix seconds: this one is in April 1970
 YEAR_10000 = 253_402_300_800  # Unix seconds; beyond it a number of "seconds" is some other unit
 
 
@@ -16,7 +17,8 @@ def to_seconds(column: pl.Series, unit: TimeUnit, table: Table) -> pl.Series:
     """[n] Int64 Unix seconds, in row order, fractions cut off.
 
     `column` holds integers, floats, dates or text. Raises `WeftError` for the first row whose
-    time is missing, NaN, infinite, negative, unreadable, or too large to be seconds.
+    time is missing, NaN, infinite, negative, unreadable, or too large to be seconds; and if a unit other
+    than seconds puts every time into early 1970.
     """
     if isinstance(column.dtype, pl.Datetime | pl.Date):
         out = column.cast(pl.Datetime("us")).dt.epoch("s")
@@ -32,6 +34,12 @@ def to_seconds(column: pl.Series, unit: TimeUnit, table: Table) -> pl.Series:
         table,
         f"is beyond the year 9999 if it counts {unit}; is the time unit another?",
     )
+    if unit != "s" and len(out) and not (out >= ORDER_INDEX_LIMIT).any():
+        # seconds divided by 1,000 would pass for an order index from here on
+        raise table.error(
+            0, "timestamp", f"= {column[0]!r} lies in early 1970 if it counts {unit}, like all"
+            " other times there; is the time unit another?",
+        )  # fmt: skip
     return out
 
 

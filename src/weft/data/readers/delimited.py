@@ -89,9 +89,11 @@ def rename(table: Table, columns: Mapping[str, str]) -> Table:
     """The table under weft's names: `columns` maps weft's name -> the file's."""
     named = Table(table.file, table.frame, table.place)
     named.require(*columns.values())
-    back = {theirs: ours for ours, theirs in columns.items()}
-    kept = [c for c in table.columns() if c in back or c not in columns]  # mapped names win
-    frame = table.frame.select(pl.col(c).alias(back.get(c, c)) for c in kept)
+    taken = {*columns, *columns.values()}
+    frame = table.frame.select(
+        *(pl.col(theirs).alias(ours) for ours, theirs in columns.items()),
+        *(pl.col(c) for c in table.columns() if c not in taken),
+    )
     return Table(table.file, frame, table.place, dict(columns))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,8 @@ from weft.data.readers.files import read_lines
 from weft.errors import WeftError
 
 Record = dict[str, Any]
+Taker = Callable[[list[object], Sequence[int]], pl.Series]  # values and their lines -> a column
+NEEDED = ("user_id", "item_id", "timestamp")
 CHUNK = 100_000  # rows held as Python objects before they become a frame
 
 
@@ -39,14 +42,12 @@ def read_log(
     user_id, item_id and timestamp must be in every record; a missing rating is an empty cell;
     the columns of `texts` are the item's texts, a missing one is "".
     """
-    cells: dict[str, _Ids | _Numbers | _Texts] = {}
-    for column in fields:
-        if column in ("user_id", "item_id"):
-            cells[column] = _Ids()
-        elif column in ("timestamp", "rating"):
-            cells[column] = _Numbers()
-    cells.update({column: _Texts() for column in texts})
-    return _read(file, fields, cells, {"user_id", "item_id", "timestamp"}, parse)
+    known: dict[str, Taker] = {
+        "user_id": _Ids(), "item_id": _Ids(), "timestamp": _numbers, "rating": _numbers,
+    }  # fmt: skip
+    takers = {column: taker for column, taker in known.items() if column in fields}
+    takers |= dict.fromkeys(texts, _texts)
+    return _read(file, {c: fields.get(c, c) for c in takers}, takers, parse)
 
 
 def read_items(
@@ -56,16 +57,14 @@ def read_items(
 
     The columns are those of all rows together; what a row lacks is "".
     """
-    ids, lines = _Ids(), array("Q")
+    ids: list[object] = []
+    lines = array("Q")
     columns: dict[str, list[str]] = {}
     for line, record in _records(file, parse):
         cells = row(record)
         if not cells:
             continue
-        try:
-            ids.add(cells.pop("item_id", None), line)
-        except ValueError as error:
-            raise WeftError(f"{file}, line {line}: field 'item_id' {error}") from None
+        ids.append(cells.pop("item_id", None))
         for column, value in cells.items():
             texts = columns.setdefault(column, [])
             texts.extend([""] * (len(lines) - len(texts)))
@@ -73,7 +72,7 @@ def read_items(
         lines.append(line)
     for texts in columns.values():
         texts.extend([""] * (len(lines) - len(texts)))
-    frame = pl.DataFrame({"item_id": ids.take(), **columns}, strict=False)
+    frame = pl.DataFrame({"item_id": _take(file, "item_id", _Ids(), ids, lines), **columns})
     return Table(file, frame.lazy(), lambda at: f"line {lines[at]}")
 
 
@@ -91,30 +90,44 @@ def as_text(value: object) -> str:
 def _read(
     file: Path,
     fields: Mapping[str, str],
-    cells: Mapping[str, _Ids | _Numbers | _Texts],
-    needed: set[str],
+    takers: Mapping[str, Taker],
     parse: Callable[[str], object],
 ) -> Table:
     lines, chunks = array("Q"), list[pl.DataFrame]()
+    cells: dict[str, list[object]] = {column: [] for column in takers}
+    plan = [(fields[c], c in NEEDED, cells[c].append) for c in takers]
+
+    def flush() -> None:
+        here = lines[CHUNK * len(chunks) :]
+        chunks.append(
+            pl.DataFrame({c: _take(file, fields[c], takers[c], cells[c], here) for c in takers})
+        )
+        for values in cells.values():
+            values.clear()
+
     for line, record in _records(file, parse):
-        for column, cell in cells.items():
-            field = fields.get(column, column)
-            if column in needed and field not in record:
+        for field, needed, append in plan:
+            if needed and field not in record:
                 there = ", ".join(map(str, record)) or "none"
                 raise WeftError(
                     f"{file}, line {line}: there is no field '{field}' (its fields: {there})"
                 )
-            try:
-                cell.add(record.get(field), line)
-            except ValueError as error:
-                raise WeftError(f"{file}, line {line}: field '{field}' {error}") from None
+            append(record.get(field))
         lines.append(line)
         if len(lines) % CHUNK == 0:
-            chunks.append(pl.DataFrame({c: cell.take() for c, cell in cells.items()}))
-    chunks.append(pl.DataFrame({c: cell.take() for c, cell in cells.items()}))
-    frame = pl.concat(chunks, how="vertical_relaxed")
-    names = {c: fields[c] for c in cells if c in fields}
-    return Table(file, frame.lazy(), lambda at: f"line {lines[at]}", names)
+            flush()
+    flush()
+    frame = pl.concat(chunks)
+    return Table(file, frame.lazy(), lambda at: f"line {lines[at]}", dict(fields))
+
+
+def _take(
+    file: Path, field: str, taker: Taker, values: list[object], lines: Sequence[int]
+) -> pl.Series:
+    try:
+        return taker(values, lines)
+    except _WrongValueError as wrong:
+        raise WeftError(f"{file}, line {wrong.line}: field '{field}' {wrong}") from None
 
 
 def _records(file: Path, parse: Callable[[str], object]) -> Iterator[tuple[int, Record]]:
@@ -129,65 +142,72 @@ def _records(file: Path, parse: Callable[[str], object]) -> Iterator[tuple[int, 
         yield line, record
 
 
+class _WrongValueError(Exception):
+    """A value of the wrong type, and its line."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+
+
 class _Ids:
-    """A column of ids: all texts, or all whole numbers (which become text)."""
+    """A column of ids, over all its chunks: all text, or all whole numbers (which become text)."""
 
     def __init__(self) -> None:
-        self.values: list[str | None] = []
         self.kind: type | None = None
         self.since = 0
 
-    def add(self, value: object, line: int) -> None:
-        if value is None:
-            self.values.append(None)
-            return
-        kind = type(value)
-        if kind is not str and kind is not int:
-            raise ValueError(f"= {value!r} is no id; ids are text or whole numbers")
-        if self.kind is None:
-            self.kind, self.since = kind, line
-        elif kind is not self.kind:
-            words = {str: "text", int: "a number"}
-            raise ValueError(
-                f"= {value!r} is {words[kind]}, but it is {words[self.kind]} on line {self.since};"
-                " ids must be all text or all numbers"
-            )
-        self.values.append(str(value))
+    def __call__(self, values: list[object], lines: Sequence[int]) -> pl.Series:
+        for kind in set(map(type, values)) - {NoneType}:
+            if kind not in (str, int) or kind is not (self.kind or kind):
+                break
+            if self.kind is None:
+                self.kind, self.since = kind, lines[_first(values, kind)]
+        else:
+            if self.kind is int:
+                values = [None if value is None else str(value) for value in values]
+            return pl.Series(values, dtype=pl.String)
+        raise self._wrong(values, lines)
 
-    def take(self) -> pl.Series:
-        out, self.values = pl.Series(self.values, dtype=pl.String), []
-        return out
-
-
-class _Numbers:
-    """A column of times or ratings: numbers, or texts that are read as such later."""
-
-    def __init__(self) -> None:
-        self.values: list[int | float | str | None] = []
-
-    def add(self, value: object, line: int) -> None:
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float | str)
-        ):
-            raise ValueError(f"= {value!r} is not a number or a time")
-        self.values.append(value)
-
-    def take(self) -> pl.Series:
-        # as text, so that every chunk has one type and no digit is lost
-        out = pl.Series([None if v is None else str(v) for v in self.values], dtype=pl.String)
-        self.values = []
-        return out
+    def _wrong(self, values: list[object], lines: Sequence[int]) -> _WrongValueError:
+        kind, since = None, 0
+        if self.since < lines[0]:  # settled in an earlier chunk
+            kind, since = self.kind, self.since
+        words = {str: "text", int: "a number"}
+        for value, line in zip(values, lines, strict=True):
+            if value is None:
+                continue
+            if type(value) not in words:
+                return _WrongValueError(
+                    line, f"= {value!r} is no id; ids are text or whole numbers"
+                )
+            if kind is None:
+                kind, since = type(value), line
+            elif type(value) is not kind:
+                what = (
+                    f"= {value!r} is {words[type(value)]}, but it is {words[kind]} on line {since};"
+                    " ids must be all text or all numbers"
+                )
+                return _WrongValueError(line, what)
+        raise AssertionError("no wrong id")
 
 
-class _Texts:
-    """A column of the item's texts."""
+def _numbers(values: list[object], lines: Sequence[int]) -> pl.Series:
+    """Times or ratings: numbers, or texts that are read as such later.
 
-    def __init__(self) -> None:
-        self.values: list[str] = []
+    As text, so that every chunk has one type and no digit is lost.
+    """
+    wrong = set(map(type, values)) - {NoneType, int, float, str}
+    if wrong:
+        row = min(_first(values, kind) for kind in wrong)
+        raise _WrongValueError(lines[row], f"= {values[row]!r} is not a number or a time")
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
 
-    def add(self, value: object, line: int) -> None:
-        self.values.append(as_text(value))
 
-    def take(self) -> pl.Series:
-        out, self.values = pl.Series(self.values, dtype=pl.String), []
-        return out
+def _texts(values: list[object], lines: Sequence[int]) -> pl.Series:
+    """The item's texts."""
+    return pl.Series(list(map(as_text, values)), dtype=pl.String)
+
+
+def _first(values: list[object], kind: type) -> int:
+    return next(row for row, value in enumerate(values) if type(value) is kind)
