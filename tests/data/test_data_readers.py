@@ -121,6 +121,16 @@ def test_one_jsonl_with_titles_is_enough(tmp_path: Path) -> None:
     assert domain.items.titles == ["A"]
 
 
+def test_half_characters_do_not_stop_a_log(tmp_path: Path) -> None:
+    text = f'{{"user_id": "u", "item_id": "a", "timestamp": {T0}, "title": "cut \\ud83d, whole \\ud83d\\ude00"}}\n'
+    log = write(tmp_path / "log.jsonl", text)
+    assert read(interactions=log).items.titles == ["cut \ufffd, whole 😀"]
+    meta = write(tmp_path / "meta.json", "{'asin': 'a', 'title': u'whole \\ud83d\\ude00'}")
+    table = write(tmp_path / "r.csv", f"u,a,5,{T0}\n")
+    domain = read(format="amazon-2014", interactions=table, items=meta)
+    assert domain.items.titles == ["whole 😀"]
+
+
 def test_recbole(tmp_path: Path) -> None:
     write(
         tmp_path / "ml.inter",

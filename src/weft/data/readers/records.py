@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ Record = dict[str, Any]
 Taker = Callable[[list[object], Sequence[int]], pl.Series]  # values and their lines -> a column
 NEEDED = ("user_id", "item_id", "timestamp")
 CHUNK = 100_000  # rows held as Python objects before they become a frame
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half a character
 
 
 def parse_json(line: str) -> object:
@@ -137,9 +140,22 @@ def _records(file: Path, parse: Callable[[str], object]) -> Iterator[tuple[int, 
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeftError(f"{file}, line {line}: not a readable record ({reason})") from None
+        if SURROGATE.search(text):
+            record = _without_surrogates(record)
         if not isinstance(record, dict):
             raise WeftError(f"{file}, line {line}: a {type(record).__name__}, not an object")
         yield line, record
+
+
+def _without_surrogates(value: object) -> object:
+    """Join escaped surrogate pairs; half of one (a cut emoji) becomes the replacement sign."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(one) for one in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return value
 
 
 class _WrongValueError(Exception):
