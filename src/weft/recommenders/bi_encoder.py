@@ -1,0 +1,279 @@
+"""The bi-encoder: history and item through one encoder, scored by cosine.
+
+Both are encoded by the same backbone + LoRA; a history is its items' texts, most recent first
+(RecFormer, Li et al., 2023; MergeRec §3). Trained with in-batch negatives: cross entropy over
+cosine / temperature, where another row's target that is the same item, or one of the same title,
+is no negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from weft.adapters import (
+    Adapter,
+    LoraLinear,
+    LoraSettings,
+    attach,
+    check_backbone,
+    fold,
+    initialise,
+)
+from weft.artifacts.atomic import new_file
+from weft.artifacts.hashing import hash_json
+from weft.backbones import Backbone
+from weft.data.domain import Catalogue, Examples, IntArray
+from weft.errors import WeftError
+from weft.recommenders.protocol import Histories, Ranking, best
+from weft.text import (
+    ItemTokens,
+    Ragged,
+    Structure,
+    TextSettings,
+    assemble,
+    encode_titles,
+    item_texts,
+    pad,
+    tokenize_items,
+)
+
+TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
+
+
+class BiEncoderSettings(BaseModel):
+    """The `recommender:` block of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["bi_encoder"] = "bi_encoder"
+    text: TextSettings = TextSettings()
+    history_items: int = Field(default=10, ge=1, description="at most this many, the most recent")
+    history_tokens: int = Field(default=128, ge=8, description="of the whole encoded history")
+    temperature: float = Field(default=0.05, gt=0)
+
+
+class BiEncoder:
+    """A recommender over a catalogue: backbone + adapter, scores are cosines.
+
+    With `adapter` its delta is folded into the weights: for use. With `lora` LoRA linears are
+    attached: for training. With neither it is the zero-shot backbone.
+
+    The backbone's model is changed in place and belongs to this object from then on.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: BiEncoderSettings,
+        catalogue: Catalogue | None = None,
+        *,
+        adapter: Adapter | None = None,
+        lora: LoraSettings | None = None,
+        lora_seed: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.settings = settings
+        self.model = backbone.model
+        self.attached: dict[str, LoraLinear] = {}
+        self.structure = Structure.for_tokenizer(backbone.tokenizer)
+        self._catalogue = catalogue
+        self._cache = cache
+        self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
+        self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+        self._weights = backbone.fingerprint
+        if adapter is not None and lora is not None:
+            raise WeftError(
+                "a bi-encoder takes an adapter to use or LoRA settings to train, not both"
+            )
+        if adapter is not None:
+            check_backbone(adapter, backbone.name, backbone.fingerprint)
+            fold(self.model, adapter)
+            self._weights = hash_json([backbone.fingerprint, adapter.weights_hash])
+        if lora is not None:
+            self.attached = attach(self.model, lora)
+            initialise(self.attached, lora_seed)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        if self._catalogue is None:
+            raise WeftError(
+                "this recommender was made without a catalogue; name one to score items"
+            )
+        return self._catalogue
+
+    # --- text to vectors
+
+    def tokens(self, catalogue: Catalogue) -> ItemTokens:
+        """The catalogue's item tokens, made once for each catalogue."""
+        known = self._tokens.get(id(catalogue))
+        if known is None:
+            texts = item_texts(catalogue, self.settings.text)
+            made = tokenize_items(self.backbone.tokenizer, texts, self.settings.text.tokens)
+            known = self._tokens[id(catalogue)] = (catalogue, made)
+        return known[1]
+
+    def _assemble_histories(self, tokens: ItemTokens, histories: Histories) -> Ragged:
+        recent = [history[::-1][: self.settings.history_items] for history in histories]
+        return assemble(
+            tokens, recent, structure=self.structure, max_tokens=self.settings.history_tokens
+        )
+
+    def _assemble_items(self, tokens: ItemTokens, items: IntArray) -> Ragged:
+        singles = np.asarray(items, dtype=np.int64)[:, None]
+        return assemble(
+            tokens, list(singles), structure=self.structure, max_tokens=self.settings.history_tokens
+        )
+
+    def embed(self, inputs: Ragged, rows: IntArray) -> Tensor:
+        """Unit vectors [n, d] float32 of the chosen rows, in one forward pass."""
+        ids, mask = pad(inputs, rows, self.backbone.tokenizer.pad_token_id or 0)
+        device = next(self.model.parameters()).device
+        ids_tensor = torch.from_numpy(ids).to(device)
+        mask_tensor = torch.from_numpy(mask).to(device)
+        hidden = self.model(input_ids=ids_tensor, attention_mask=mask_tensor).last_hidden_state
+        if self.backbone.pooling == "cls":
+            pooled = hidden[:, 0].float()
+        else:
+            weight = mask_tensor.to(hidden.dtype)[:, None]  # a product: one pass, no copy
+            pooled = (weight @ hidden)[:, 0].float() / mask_tensor.sum(1, keepdim=True)
+        return nn.functional.normalize(pooled, dim=-1)
+
+    def encode(self, inputs: Ragged) -> NDArray[np.float32]:
+        """Unit vectors [n, d] float32 of all rows, without gradients, sorted by length inside."""
+        order = np.argsort(inputs.lengths, kind="stable")
+        lengths = inputs.lengths[order]
+        parts: list[NDArray[np.float32]] = []
+        self.model.eval()
+        start = 0
+        with torch.inference_mode():
+            while start < len(order):
+                stop = start + 1
+                while stop < len(order) and (stop + 1 - start) * lengths[stop] <= TOKENS_AT_ONCE:
+                    stop += 1
+                parts.append(self.embed(inputs, order[start:stop]).cpu().numpy())
+                start = stop
+        if not parts:
+            width: int = self.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+            return np.empty((0, width), dtype=np.float32)
+        out = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
+        out[order] = np.concatenate(parts)
+        return out
+
+    def _distinct_texts(self) -> tuple[ItemTokens, NDArray[np.int64], NDArray[np.int64]]:
+        """(tokens, first item of each distinct text [t], distinct text of each item [items])."""
+        tokens = self.tokens(self.catalogue)
+        seen: dict[bytes, int] = {}
+        text_of = np.array(
+            [seen.setdefault(tokens.of(row).tobytes(), len(seen)) for row in range(len(tokens))],
+            dtype=np.int64,
+        )
+        _, first = np.unique(text_of, return_index=True)
+        return tokens, first, text_of
+
+    def _text_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(unit vectors of the distinct texts [t, d], distinct text of each item [items]).
+
+        Items of one text share one vector, computed once, so that a tie is a tie. The vectors
+        are kept in memory and, with a cache, on disk, by the hash of backbone and adapter
+        weights, settings, precision and item tokens. While training nothing is kept.
+        """
+        if self._vectors is not None and not self.attached:
+            return self._vectors
+        tokens, first, text_of = self._distinct_texts()
+        precision = str(next(self.model.parameters()).dtype)
+        key = hash_json([self._weights, self.settings.model_dump(), precision, tokens.hash])
+        path = self._cache / f"{key}.safetensors" if self._cache and not self.attached else None
+        if path is not None and path.is_file():
+            vectors = load_file(path)["texts"]
+        else:
+            vectors = self.encode(self._assemble_items(tokens, first))
+            if path is not None:
+                with new_file(path) as temporary:
+                    save_file({"texts": vectors}, temporary)
+        self._vectors = (vectors, text_of)
+        return self._vectors
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[items, d] float32 unit vectors of the catalogue."""
+        vectors, text_of = self._text_vectors()
+        return vectors[text_of]
+
+    # --- the Recommender protocol
+
+    def score(
+        self, histories: Histories, candidates: IntArray | None = None
+    ) -> NDArray[np.float32]:
+        """Cosines: [n, c] for `candidates` [n, c], or [n, items] without them."""
+        users = self.encode(self._assemble_histories(self.tokens(self.catalogue), histories))
+        return self._against_items(users, candidates)
+
+    def _against_items(
+        self, users: NDArray[np.float32], candidates: IntArray | None
+    ) -> NDArray[np.float32]:
+        vectors, text_of = self._text_vectors()
+        if candidates is not None:
+            # One product of two vectors a pair, never a blocked one: equal vectors, equal bits.
+            pairs: NDArray[np.float32] = np.einsum(
+                "nd,ncd->nc", users, vectors[text_of[candidates]]
+            )
+            return pairs
+        scores: NDArray[np.float32] = users @ vectors.T
+        return scores if len(vectors) == len(text_of) else scores[:, text_of]
+
+    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
+        """The k best items of the catalogue for each history."""
+        return best(self.score(histories), k, histories if mask_history else None)
+
+    def top_k_of_titles(
+        self, histories: Sequence[Sequence[str]], k: int, *, mask_history: bool = True
+    ) -> Ranking:
+        """`top_k` for histories of raw titles, oldest first, of any catalogue or none.
+
+        With `mask_history`, catalogue items whose title is in the history are left out.
+        """
+        flat = [title for history in histories for title in history]
+        ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
+        rows = np.split(np.arange(len(flat)), ends[:-1]) if len(histories) else []
+        tokens = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
+        users = self.encode(self._assemble_histories(tokens, rows))
+        masked: list[NDArray[np.int64]] | None = None
+        if mask_history:
+            rows_of: dict[str, list[int]] = {}
+            for row, title in enumerate(self.catalogue.titles):
+                rows_of.setdefault(title.strip().casefold(), []).append(row)
+            masked = [
+                np.array(
+                    [r for t in history for r in rows_of.get(t.strip().casefold(), [])], np.int64
+                )
+                for history in histories
+            ]
+        return best(self._against_items(users, None), k, masked)
+
+    # --- training
+
+    def loss(self, batch: Examples) -> Tensor:
+        """Mean cross entropy over in-batch negatives; all examples of one domain.
+
+        Source: InfoNCE with cosine / temperature, as in MergeRec's fine-tuning.
+        """
+        tokens = self.tokens(batch.domain.items)
+        rows = np.arange(len(batch))
+        users = self.embed(self._assemble_histories(tokens, batch.histories()), rows)
+        items = self.embed(self._assemble_items(tokens, batch.targets), rows)
+        logits = users @ items.T / self.settings.temperature
+        group = torch.from_numpy(batch.domain.items.title_group[batch.targets]).to(logits.device)
+        same = group[:, None] == group[None, :]
+        same.fill_diagonal_(False)
+        labels = torch.arange(len(batch), device=logits.device)
+        return nn.functional.cross_entropy(logits.masked_fill(same, float("-inf")), labels)

@@ -1,0 +1,87 @@
+"""A training run's state on disk: all that is needed to go on to the same bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from weft.artifacts.atomic import new_file
+
+FILE = "checkpoint.safetensors"
+Named = list[tuple[str, nn.Parameter]]
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `curve` holds (step, mean loss since the last point, validation)."""
+
+    step: int = 0
+    curve: list[tuple[int, float | None, float | None]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    stopped: bool = False
+
+
+def save_checkpoint(
+    folder: Path,
+    key: str,
+    progress: Progress,
+    parameters: Named,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+) -> None:
+    """Write everything to one file that appears by rename: a kill leaves the old one whole."""
+    tensors: dict[str, Tensor] = {f"best.{name}": tensor for name, tensor in best.items()}
+    for name, parameter in parameters:
+        tensors[f"parameter.{name}"] = parameter.detach()
+        for slot, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{slot}"] = torch.as_tensor(value)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with new_file(folder / FILE) as temporary:
+        state = json.dumps(vars(progress))
+        save_file(tensors, temporary, metadata={"key": key, "progress": state})
+
+
+def load_checkpoint(
+    folder: Path, key: str, parameters: Named, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Put a saved state back; none, or one of other settings or data, gives None."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata()
+            if metadata.get("key") != key:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(tensors[f"parameter.{name}"])
+            prefix = f"optimizer.{name}."
+            state = {
+                slot.removeprefix(prefix): value
+                for slot, value in tensors.items()
+                if slot.startswith(prefix)
+            }
+            if state:
+                optimizer.state[parameter] = {
+                    slot: value if slot == "step" else value.to(parameter.device)
+                    for slot, value in state.items()
+                }
+    progress = Progress(**json.loads(metadata["progress"]))
+    progress.curve = [(int(s), loss, value) for s, loss, value in progress.curve]
+    best = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
+    return progress, best

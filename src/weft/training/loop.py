@@ -1,0 +1,241 @@
+"""The one training loop.
+
+Every step's randomness (batch, dropout) is a function of the seed and the step number, so that a
+run which is killed and started again needs no more than its last checkpoint to end with the same
+bits as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from weft.artifacts.hashing import hash_arrays, hash_json
+from weft.data.domain import Examples
+from weft.errors import WeftError
+from weft.training.batches import Batch, epoch_batches, seed_of
+from weft.training.checkpoint import Named, Progress, load_checkpoint, save_checkpoint
+from weft.training.settings import TrainSettings
+
+
+class Trainable(Protocol):
+    """The part of a recommender that the loop needs."""
+
+    model: nn.Module
+
+    def loss(self, batch: Examples) -> Tensor:
+        """Scalar, mean over the batch; the batch is of one domain."""
+        ...
+
+
+Report = Callable[[int, int, float], None]
+"""Called with the step, the steps in all, and the examples done in this process."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves besides the weights in the model."""
+
+    steps: int
+    curve: list[tuple[int, float | None, float | None]]
+    kept_step: int
+
+
+def rate_at(step: int, steps: int, settings: TrainSettings) -> float:
+    """Learning rate of a step (0-based): linear warm-up, then linear or cosine to zero."""
+    warm = math.ceil(settings.warmup * steps)
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    left = (steps - step) / max(1, steps - warm)
+    if settings.schedule == "cosine":
+        left = 0.5 * (1 + math.cos(math.pi * (1 - left)))
+    return settings.learning_rate * left
+
+
+def _plan(parts: Sequence[Examples], settings: TrainSettings, seed: int) -> list[list[Batch]]:
+    """The batches of every optimiser step of the whole run."""
+    lengths = [part.end.astype(np.int64) for part in parts]
+    steps: list[list[Batch]] = []
+    for epoch in range(settings.epochs):
+        batches = epoch_batches(parts, lengths, settings.batch, seed, epoch)
+        size = settings.accumulate
+        steps.extend(batches[i : i + size] for i in range(0, len(batches), size))
+    return steps
+
+
+def _key(
+    parts: Sequence[Examples], settings: TrainSettings, seed: int, parameters: Named, extra: str
+) -> str:
+    data = [hash_arrays({"user": part.user, "end": part.end}, part.domain.hash) for part in parts]
+    shapes = [[name, list(parameter.shape)] for name, parameter in parameters]
+    return hash_json([data, settings.model_dump(), seed, shapes, extra])
+
+
+def train(
+    recommender: Trainable,
+    parts: Sequence[Examples],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    checkpoints: Path | None = None,
+    start: str = "",
+    validate: Callable[[], float] | None = None,
+    report: Report | None = None,
+) -> Trained:
+    """Train the parameters that require gradients on `parts` (one domain each), in place.
+
+    With `checkpoints`, a folder, state is saved every `settings.checkpoint_every` steps, and a run
+    of the same data, settings, seed and `start` (a word for the initial weights, a hash say) goes
+    on from there. `validate` gives a number where higher is better; it is called every
+    `settings.validate_every` steps and at the end. With `keep: best` the weights of its best
+    value are what remains.
+
+    Raises a `WeftError` if there is nothing to train on, or the loss stops being a number.
+    """
+    if not sum(len(part) for part in parts):
+        raise WeftError("there are no training examples")
+    if (settings.patience or settings.keep == "best") and validate is None:
+        raise WeftError("early stopping and keep: best need validation examples")
+    accelerator = Accelerator(
+        gradient_accumulation_steps=settings.accumulate,
+        log_with=list(settings.trackers) or None,
+        project_dir=str(checkpoints) if checkpoints else None,
+        cpu=next(recommender.model.parameters()).device.type == "cpu",
+    )
+    parameters = [(n, p) for n, p in recommender.model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [parameter for _, parameter in parameters],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    if settings.trackers:
+        accelerator.init_trackers("weft", config={"seed": seed, "batch": settings.batch})
+    if settings.gradient_checkpointing:
+        # The embeddings are frozen: without this the first checkpointed block gets no gradient.
+        recommender.model.enable_input_require_grads()  # type: ignore[operator]
+        recommender.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    plan = _plan(parts, settings, seed)
+    key = _key(parts, settings, seed, parameters, start)
+    run = _Run(recommender, parts, settings, seed, accelerator, parameters, optimizer, plan)
+    if checkpoints is not None:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        run.resume(checkpoints, key)
+    run.go(checkpoints, key, validate, report)
+    if settings.trackers:
+        accelerator.end_training()
+    return Trained(run.progress.step, run.progress.curve, run.keep())
+
+
+class _Run:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self,
+        recommender: Trainable,
+        parts: Sequence[Examples],
+        settings: TrainSettings,
+        seed: int,
+        accelerator: Accelerator,
+        parameters: Named,
+        optimizer: torch.optim.Optimizer,
+        plan: list[list[Batch]],
+    ) -> None:
+        self.recommender, self.parts, self.settings, self.seed = recommender, parts, settings, seed
+        self.accelerator, self.parameters, self.optimizer = accelerator, parameters, optimizer
+        self.plan = plan
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+
+    def resume(self, checkpoints: Path, key: str) -> None:
+        found = load_checkpoint(checkpoints, key, self.parameters, self.optimizer)
+        if found is not None:
+            self.progress, self.best = found
+
+    def go(
+        self,
+        checkpoints: Path | None,
+        key: str,
+        validate: Callable[[], float] | None,
+        report: Report | None,
+    ) -> None:
+        progress, settings = self.progress, self.settings
+        steps, done = len(self.plan), 0.0
+        while progress.step < steps and not progress.stopped:
+            done += self._step(self.plan[progress.step])
+            last = progress.step == steps
+            if progress.step % settings.log_every == 0 or last:
+                self._log()
+            every = settings.validate_every
+            if validate is not None and (last or (every and progress.step % every == 0)):
+                self._validate(validate())
+            if checkpoints is not None and (
+                progress.step % settings.checkpoint_every == 0 and not last
+            ):
+                save_checkpoint(
+                    checkpoints, key, progress, self.parameters, self.optimizer, self.best
+                )
+            if report is not None:
+                report(progress.step, steps, done)
+
+    def _step(self, batches: list[Batch]) -> int:
+        progress = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(progress.step, len(self.plan), self.settings)
+        torch.manual_seed(seed_of(self.seed, "step", progress.step))
+        self.recommender.model.train()
+        examples = sum(len(batch.rows) for batch in batches)
+        for batch in batches:
+            loss = self.recommender.loss(self.parts[batch.part].take(batch.rows))
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise WeftError(f"the loss is {value} at step {progress.step}; lower learning_rate")
+            # Weighted by size: accumulated steps mean the same as one large step of examples.
+            self.accelerator.backward(
+                loss * (self.settings.accumulate * len(batch.rows) / examples)
+            )
+            progress.loss_sum += value * len(batch.rows)
+            progress.loss_count += len(batch.rows)
+        nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        return examples
+
+    def _log(self) -> None:
+        progress = self.progress
+        mean = progress.loss_sum / max(1, progress.loss_count)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        progress.curve.append((progress.step, mean, None))
+        if self.settings.trackers:
+            self.accelerator.log({"loss": mean}, step=progress.step)
+
+    def _validate(self, value: float) -> None:
+        progress = self.progress
+        progress.curve.append((progress.step, None, value))
+        if self.settings.trackers:
+            self.accelerator.log({"validation": value}, step=progress.step)
+        if progress.best is None or value > progress.best:
+            progress.best, progress.best_step, progress.waited = value, progress.step, 0
+            if self.settings.keep == "best":
+                self.best = {n: p.detach().clone() for n, p in self.parameters}
+        else:
+            progress.waited += 1
+            patience = self.settings.patience
+            progress.stopped = patience is not None and progress.waited >= patience
+
+    def keep(self) -> int:
+        """Put the weights to be kept into the model; returns the step they come from."""
+        if self.settings.keep == "last" or not self.best:
+            return self.progress.step
+        with torch.no_grad():
+            for name, parameter in self.parameters:
+                parameter.copy_(self.best[name])
+        return self.progress.best_step
