@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "weft.json"
+HASH, SCALING = "weights_hash", "scaling"  # entries of the manifest that belong to the files
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +92,54 @@ def check_backbone(adapter: Adapter, name: str, fingerprint: str) -> None:
 
 
 def fold(model: nn.Module, adapter: Adapter) -> None:
-    """Add every ΔW to the model's weights, in float32, stored in the weight's own dtype."""
-    for name, factors in adapter.factors.items():
-        try:
-            weight = model.get_submodule(name).weight
-        except AttributeError:
-            raise WeftError(f"the adapter has a module '{name}' that the backbone lacks") from None
-        if not isinstance(weight, Tensor) or tuple(weight.shape) != (
-            factors.b.shape[0],
-            factors.a.shape[1],
-        ):
-            raise WeftError(
-                f"the adapter's module '{name}' has another shape than the backbone's weight"
-            )
-        with torch.no_grad():
-            weight.copy_(weight.float() + factors.delta().to(weight.device))
+    """Add every ΔW to the model's weights, in float32, stored in the weight's own dtype.
+
+    Tensors saved whole replace the model's. A module or tensor that does not fit is a
+    `WeftError`, and the model is then as it was.
+    """
+    sums: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for name, factors in adapter.factors.items():
+            weight = _weight_of(model, name, (factors.b.shape[0], factors.a.shape[1]))
+            sums.append((weight, weight.float() + factors.delta().to(weight.device)))
+        for name, tensor in adapter.saved.items():
+            module, _, _ = name.rpartition(".")
+            sums.append((_tensor_of(model, module, name, tuple(tensor.shape)), tensor))
+        for own, value in sums:
+            own.copy_(value)
+
+
+def _weight_of(model: nn.Module, module: str, shape: tuple[int, ...]) -> Tensor:
+    """A linear's weight [out, in]."""
+    weight = _tensor_of(model, module, f"{module}.weight", shape)
+    if not isinstance(model.get_submodule(module), nn.Linear | LoraLinear):
+        raise WeftError(f"the adapter's module '{module}' is not a linear one in the backbone")
+    return weight
+
+
+def _tensor_of(model: nn.Module, module: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    try:
+        tensor = model.get_parameter(name)
+    except AttributeError:
+        raise WeftError(f"the adapter has a module '{module}' that the backbone lacks") from None
+    if tuple(tensor.shape) != shape:
+        raise WeftError(
+            f"the adapter's module '{module}' has the shape {list(shape)}, "
+            f"the backbone's {list(tensor.shape)}"
+        )
+    return tensor
+
+
+def _alpha(factors: Factors) -> float:
+    alpha = factors.scaling * factors.rank
+    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 def _peft_config(adapter: Adapter) -> dict[str, Any]:
+    if not adapter.factors:
+        raise WeftError("an adapter without LoRA factors can't be written as a PEFT folder")
     ranks = {name: f.rank for name, f in adapter.factors.items()}
-    alphas = {name: f.scaling * f.rank for name, f in adapter.factors.items()}
+    alphas = {name: _alpha(f) for name, f in adapter.factors.items()}
     rank = max(ranks.values())
     alpha = max(alphas.values())
     return {
@@ -120,8 +150,10 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "target_modules": list(ranks),
-        "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
-        "alpha_pattern": {n: a for n, a in alphas.items() if a != alpha},
+        # PEFT reads the keys as regular expressions for the end of a name, first match first.
+        "rank_pattern": {f"^{re.escape(n)}": r for n, r in ranks.items() if r != rank},
+        "alpha_pattern": {f"^{re.escape(n)}": a for n, a in alphas.items() if a != alpha},
+        "modules_to_save": sorted({n.rpartition(".")[0] for n in adapter.saved}) or None,
         "use_rslora": False,
         "use_dora": False,
         "bias": "none",
@@ -138,28 +170,17 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     tensors |= {f"{PREFIX}{n}": t.contiguous() for n, t in adapter.saved.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CONFIG, _peft_config(adapter))
-    write_json(folder / MANIFEST, adapter.manifest | {"weights_hash": adapter.weights_hash})
+    # α/r does not always round to the very scaling that α was made from: keep those exactly.
+    inexact = {n: f.scaling for n, f in adapter.factors.items() if _alpha(f) / f.rank != f.scaling}
+    manifest = {k: v for k, v in adapter.manifest.items() if k not in (HASH, SCALING)}
+    manifest |= {SCALING: inexact} if inexact else {}
+    write_json(folder / MANIFEST, manifest | {HASH: adapter.weights_hash})
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:
     """Write a PEFT adapter folder, whole or not at all; an existing folder is an error."""
     with new_directory(path) as folder:
         write_adapter(adapter, folder)
-
-
-def _refuse_unsupported(config: dict[str, Any], path: Path) -> None:
-    if config.get("peft_type") != "LORA":
-        raise WeftError(f"{path / CONFIG}: peft_type is {config.get('peft_type')}, not LORA")
-    if config.get("use_dora"):
-        raise WeftError(f"{path / CONFIG}: DoRA adapters are not supported (use_dora)")
-
-
-def _scaling(config: dict[str, Any], name: str, rank: int) -> float:
-    alpha = config["lora_alpha"]
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if name == pattern or name.endswith("." + pattern):
-            alpha = value
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def load_adapter(path: Path) -> Adapter:
@@ -171,28 +192,78 @@ def load_adapter(path: Path) -> Adapter:
     path = Path(path)
     if not path.is_dir():
         raise WeftError(f"{path} is not an adapter folder")
-    config = read_json(path / CONFIG)
-    manifest = read_json(path / MANIFEST)
-    _refuse_unsupported(config, path)
+    config = _read_config(path / CONFIG)
+    manifest = _read_manifest(path / MANIFEST)
     try:
         tensors = load_file(path / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise WeftError(f"{path / WEIGHTS} can't be read: {error}") from None
-    factors: dict[str, Factors] = {}
-    saved: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        if name.endswith(".lora_A.weight"):
-            module = name.removesuffix(".lora_A.weight")
-            other = tensors.get(f"{PREFIX}{module}.lora_B.weight")
-            if other is None:
-                raise WeftError(f"{path / WEIGHTS}: '{module}' has lora_A but no lora_B")
-            scaling = _scaling(config, module, tensor.shape[0])
-            factors[module] = Factors(tensor.float(), other.float(), scaling)
-        elif not name.endswith(".lora_B.weight"):
-            saved[name] = tensor
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    factors = _factors(tensors, config, manifest.get(SCALING) or {}, path / WEIGHTS)
+    saved = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     adapter = Adapter(factors, manifest, saved)
-    stated = manifest.get("weights_hash")
+    stated = manifest.get(HASH)
     if stated is not None and stated != adapter.weights_hash:
-        raise WeftError(f"{path / WEIGHTS} is not what {MANIFEST} says (weights_hash differs)")
+        raise WeftError(f"{path / WEIGHTS} is not what {MANIFEST} says ({HASH} differs)")
     return adapter
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A PEFT configuration whose delta is B A and nothing more."""
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        what = config.get("peft_type") if isinstance(config, dict) else "missing"
+        raise WeftError(f"{path}: peft_type is {what}, not LORA")
+    if config.get("use_dora"):
+        raise WeftError(f"{path}: DoRA adapters are not supported (use_dora)")
+    start = str(config.get("init_lora_weights", True)).lower()
+    if start.startswith(("pissa", "olora", "corda", "loftq")):
+        raise WeftError(f"{path}: adapters that change the backbone ({start}) are not supported")
+    return config
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path)
+    backbone = manifest.get("backbone") if isinstance(manifest, dict) else None
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("fingerprint"), str):
+        raise WeftError(f"{path} does not name the adapter's backbone (backbone.fingerprint)")
+    return dict(manifest)
+
+
+def _factors(
+    tensors: Mapping[str, Tensor],
+    config: dict[str, Any],
+    exact: Mapping[str, float],
+    file: Path,
+) -> dict[str, Factors]:
+    """Module -> factors; every LoRA tensor of the file must be one half of a fitting pair."""
+    factors: dict[str, Factors] = {}
+    for name in tensors:
+        module, found, part = name.partition(".lora_")
+        if not found:
+            continue
+        if part not in ("A.weight", "B.weight"):
+            raise WeftError(f"{file}: the tensor '{name}' is not of plain LoRA on a linear")
+        a, b = (tensors.get(f"{module}.lora_{half}.weight") for half in "AB")
+        if a is None or b is None:
+            there, missing = ("lora_B", "lora_A") if a is None else ("lora_A", "lora_B")
+            raise WeftError(f"{file}: '{module}' has {there} but no {missing}")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise WeftError(
+                f"{file}: the factors of '{module}', {list(a.shape)} and {list(b.shape)}, don't fit"
+            )
+        scaling = _scaling(config, module, a.shape[0])
+        stated = exact.get(module, scaling)
+        close = abs(stated - scaling) <= 1e-12 * abs(scaling)
+        factors[module] = Factors(a.float(), b.float(), stated if close else scaling)
+    return factors
+
+
+def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
+    """α/r, or α/√r with rsLoRA; patterns match as in PEFT: the end of a name, the first counts."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+            break
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)

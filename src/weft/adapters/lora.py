@@ -153,9 +153,7 @@ def attach(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLinear]:
     `initialise` or loaded factors fill them.
     """
     model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    _turn_dropout_off(model)
     attached: dict[str, LoraLinear] = {}
     for name in target_modules(model, settings.targets):
         parent_name, _, child = name.rpartition(".")
@@ -164,6 +162,18 @@ def attach(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLinear]:
         setattr(parent, child, linear)
         attached[name] = linear
     return attached
+
+
+def _turn_dropout_off(model: nn.Module) -> None:
+    """Dropout modules, and the rates that some models keep as plain numbers (`attention_dropout`)."""
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            continue
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def initialise(attached: dict[str, LoraLinear], seed: int) -> None:

@@ -140,15 +140,23 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        model, info = AutoModel.from_pretrained(
             folder,
             dtype=dtype_of(precision),
             attn_implementation="eager",  # faster than sdpa on the CPU at these lengths
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise WeftError(f"{folder} can't be loaded as a backbone: {error}") from None
+    except Exception as error:  # the libraries raise anything at all for a broken folder
+        reason = str(error).strip().partition("\n")[0]
+        raise WeftError(f"{folder} can't be loaded as a backbone: {reason}") from error
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
+    if missing:  # transformers would leave these at random values
+        raise WeftError(f"{folder} lacks {len(missing)} of the backbone's weights: {missing[0]}, …")
     model.to(device).eval()
     return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder)

@@ -9,6 +9,7 @@ is no negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
@@ -61,6 +63,26 @@ class BiEncoderSettings(BaseModel):
     temperature: float = Field(default=0.05, gt=0)
 
 
+def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
+    """The cached vectors; a file that is missing or broken gives None."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        vectors: NDArray[np.float32] = load_file(path)["texts"]
+    except (SafetensorError, OSError, KeyError):
+        return None
+    return vectors
+
+
+def _longest_input(model: nn.Module) -> int | None:
+    """Tokens that the model has positions for; None where positions are relative."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            before = 0 if module.padding_idx is None else module.padding_idx + 1  # as in RoBERTa
+            return module.num_embeddings - before
+    return None
+
+
 class BiEncoder:
     """A recommender over a catalogue: backbone + adapter, scores are cosines.
 
@@ -89,8 +111,15 @@ class BiEncoder:
         self._catalogue = catalogue
         self._cache = cache
         self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
+        self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
         self._weights = backbone.fingerprint
+        longest = _longest_input(self.model)
+        if longest is not None and settings.history_tokens > longest:
+            raise WeftError(
+                f"history_tokens is {settings.history_tokens}, "
+                f"and the backbone '{backbone.name}' reads at most {longest}"
+            )
         if adapter is not None and lora is not None:
             raise WeftError(
                 "a bi-encoder takes an adapter to use or LoRA settings to train, not both"
@@ -110,6 +139,11 @@ class BiEncoder:
                 "this recommender was made without a catalogue; name one to score items"
             )
         return self._catalogue
+
+    def use(self, catalogue: Catalogue) -> None:
+        """Score this catalogue from now on."""
+        if catalogue is not self._catalogue:
+            self._catalogue, self._vectors = catalogue, None
 
     # --- text to vectors
 
@@ -184,24 +218,31 @@ class BiEncoder:
         """(unit vectors of the distinct texts [t, d], distinct text of each item [items]).
 
         Items of one text share one vector, computed once, so that a tie is a tie. The vectors
-        are kept in memory and, with a cache, on disk, by the hash of backbone and adapter
-        weights, settings, precision and item tokens. While training nothing is kept.
+        are kept in memory for as long as no weight changes and, with a cache, on disk, by the
+        hash of backbone and adapter weights, settings, precision and item tokens. What is in
+        training is not kept on disk.
         """
-        if self._vectors is not None and not self.attached:
+        state = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if self._vectors is not None and self._vectors_of == state:
             return self._vectors
         tokens, first, text_of = self._distinct_texts()
-        precision = str(next(self.model.parameters()).dtype)
-        key = hash_json([self._weights, self.settings.model_dump(), precision, tokens.hash])
-        path = self._cache / f"{key}.safetensors" if self._cache and not self.attached else None
-        if path is not None and path.is_file():
-            vectors = load_file(path)["texts"]
-        else:
+        path = None if self.attached else self._cache_file(tokens)
+        vectors = _read_vectors(path)
+        if vectors is None:
             vectors = self.encode(self._assemble_items(tokens, first))
             if path is not None:
                 with new_file(path) as temporary:
                     save_file({"texts": vectors}, temporary)
-        self._vectors = (vectors, text_of)
+        self._vectors, self._vectors_of = (vectors, text_of), state
         return self._vectors
+
+    def _cache_file(self, tokens: ItemTokens) -> Path | None:
+        if self._cache is None:
+            return None
+        precision = str(next(self.model.parameters()).dtype)
+        reading = [precision, self.backbone.pooling, asdict(self.structure)]
+        key = hash_json([self._weights, self.settings.model_dump(), reading, tokens.hash])
+        return self._cache / f"{key}.safetensors"
 
     @property
     def item_vectors(self) -> NDArray[np.float32]:
@@ -221,6 +262,8 @@ class BiEncoder:
     def _against_items(
         self, users: NDArray[np.float32], candidates: IntArray | None
     ) -> NDArray[np.float32]:
+        if candidates is not None and self.attached:
+            return self._pairs_in_training(users, candidates)
         vectors, text_of = self._text_vectors()
         if candidates is not None:
             # One product of two vectors a pair, never a blocked one: equal vectors, equal bits.
@@ -230,6 +273,19 @@ class BiEncoder:
             return pairs
         scores: NDArray[np.float32] = users @ vectors.T
         return scores if len(vectors) == len(text_of) else scores[:, text_of]
+
+    def _pairs_in_training(
+        self, users: NDArray[np.float32], candidates: IntArray
+    ) -> NDArray[np.float32]:
+        """As `_against_items`, but only the texts of the candidates are encoded: no vector will
+        be used again, as the weights still move."""
+        tokens, first, text_of = self._distinct_texts()
+        texts, place = np.unique(text_of[candidates], return_inverse=True)
+        vectors = self.encode(self._assemble_items(tokens, first[texts]))
+        pairs: NDArray[np.float32] = np.einsum(
+            "nd,ncd->nc", users, vectors[place.reshape(candidates.shape)]
+        )
+        return pairs
 
     def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
         """The k best items of the catalogue for each history."""

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weft.artifacts.atomic import new_file
+from weft.artifacts.hashing import hash_arrays
 
 FILE = "checkpoint.safetensors"
 Named = list[tuple[str, nn.Parameter]]
@@ -49,23 +50,37 @@ def save_checkpoint(
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with new_file(folder / FILE) as temporary:
         state = json.dumps(vars(progress))
-        save_file(tensors, temporary, metadata={"key": key, "progress": state})
+        metadata = {"key": key, "progress": state, "hash": _hash(tensors, state)}
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _hash(tensors: dict[str, Tensor], state: str) -> str:
+    """Of every bit of the state: a damaged checkpoint is no checkpoint."""
+    arrays = {n: t.reshape(-1).view(torch.uint8).numpy() for n, t in tensors.items()}
+    return hash_arrays(arrays, state)
 
 
 def load_checkpoint(
     folder: Path, key: str, parameters: Named, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Put a saved state back; none, or one of other settings or data, gives None."""
+    """Put a saved state back; none, a damaged one, or one of other settings or data, gives None.
+
+    What a killed run left half-written is removed.
+    """
+    for left in folder.glob(f".{FILE}.*.part"):
+        left.unlink(missing_ok=True)
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata()
+            metadata: dict[str, Any] = file.metadata() or {}
             if metadata.get("key") != key:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
+        return None
+    if metadata.get("hash") != _hash(tensors, metadata["progress"]):
         return None
     with torch.no_grad():
         for name, parameter in parameters:

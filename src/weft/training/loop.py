@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,7 +94,8 @@ def train(
 
     With `checkpoints`, a folder, state is saved every `settings.checkpoint_every` steps, and a run
     of the same data, settings, seed and `start` (a word for the initial weights, a hash say) goes
-    on from there. `validate` gives a number where higher is better; it is called every
+    on from there; whatever else the loss depends on (the recommender's settings, say) must be in
+    `start` too. `validate` gives a number where higher is better; it is called every
     `settings.validate_every` steps and at the end. With `keep: best` the weights of its best
     value are what remains.
 
@@ -119,9 +120,10 @@ def train(
     if settings.trackers:
         accelerator.init_trackers("weft", config={"seed": seed, "batch": settings.batch})
     if settings.gradient_checkpointing:
-        # The embeddings are frozen: without this the first checkpointed block gets no gradient.
-        recommender.model.enable_input_require_grads()  # type: ignore[operator]
-        recommender.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        # Not the reentrant kind: it gives the first block no gradient, as embeddings are frozen.
+        model: Any = recommender.model
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
     plan = _plan(parts, settings, seed)
     key = _key(parts, settings, seed, parameters, start)
     run = _Run(recommender, parts, settings, seed, accelerator, parameters, optimizer, plan)
@@ -219,6 +221,8 @@ class _Run:
 
     def _validate(self, value: float) -> None:
         progress = self.progress
+        if not math.isfinite(value):
+            raise WeftError(f"the validation gives {value} at step {progress.step}")
         progress.curve.append((progress.step, None, value))
         if self.settings.trackers:
             self.accelerator.log({"validation": value}, step=progress.step)

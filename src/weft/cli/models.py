@@ -1,0 +1,112 @@
+"""`weft recommend`, `evaluate`, `merge` and `inspect`: one recommender or adapter at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def recommend(
+    model: Annotated[Path, typer.Option(help="A recommender's folder: …/recommenders/<domain>/….")],
+    history: Annotated[
+        list[str], typer.Option(help="A title or item id, oldest first; repeat for more.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    items: Annotated[
+        Path | None, typer.Option(help="Another catalogue to rank: items.parquet.")
+    ] = None,
+    repeat: Annotated[bool, typer.Option(help="Also suggest what is in the history.")] = False,
+    json: Json = False,
+) -> None:
+    """Recommend items for a history, also one never seen in training."""
+    from dataclasses import asdict
+
+    from weft.recommenders.folder import load_recommender
+
+    found = load_recommender(model, items).recommend([history], k, mask_history=not repeat)[0]
+    if json:
+        import json as js
+
+        typer.echo(js.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        return
+    for place, one in enumerate(found, start=1):
+        typer.echo(f"{place:3d}  {one.score:.3f}  {one.title}  [{one.item_id}]")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A recommender's folder.")],
+    domain: Annotated[Path, typer.Option(help="The domain's folder.")],
+    out: Annotated[Path, typer.Option(help="New folder for the ranks and their protocol.")],
+    drawn: Annotated[int, typer.Option(min=1, help="Candidates drawn beside the target.")] = 29,
+    seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
+    users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
+) -> None:
+    """Measure a recommender on a domain's test users (leave-one-out)."""
+    from weft.data.folder import load_domain
+    from weft.data.splits import leave_one_out
+    from weft.evaluation.candidates import CandidateSettings
+    from weft.evaluation.evaluate import evaluate as measure
+    from weft.evaluation.protocol import EvaluationSettings
+    from weft.recommenders.folder import load_recommender
+
+    loaded = load_domain(domain)
+    recommender = load_recommender(model).recommender
+    recommender.use(loaded.items)
+    settings = EvaluationSettings(candidates=CandidateSettings(drawn=drawn), seed=seed, users=users)
+    result = measure(recommender, leave_one_out(loaded).test, settings)
+    result.save(out)
+    for name, value in result.metrics().items():
+        typer.echo(f"{name:16s} {value:.4f}")
+
+
+def merge(
+    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders of one backbone.")],
+    out: Annotated[Path, typer.Option(help="New folder for the merged adapter.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="One for each adapter; 1/K each unless given.")
+    ] = None,
+    space: Annotated[
+        str, typer.Option(help="delta (ΔW summed, exact) or factors (A and B).")
+    ] = "delta",
+) -> None:
+    """Merge adapters into one: Σ λ θ. Needs no backbone."""
+    from weft.adapters import load_adapter, save_adapter
+    from weft.data.catalogue import FILE, load_catalogue
+    from weft.errors import WeftError
+    from weft.merging import merge_adapters
+    from weft.recommenders.folder import save_recommender
+
+    if space not in ("delta", "factors"):
+        raise WeftError(f"--space is delta or factors, not '{space}'")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise WeftError(f"{out} exists already; name another folder or remove it")
+    parts = [load_adapter(path) for path in adapters]
+    merged = merge_adapters(parts, weight, space="factors" if space == "factors" else "delta")
+    if (adapters[0] / FILE).is_file():  # stays a recommender for the first one's catalogue
+        save_recommender(merged, load_catalogue(adapters[0]), out)
+    else:
+        save_adapter(merged, out)
+    typer.echo(f"merged {len(adapters)} adapters into {out}")
+
+
+def inspect(
+    adapter: Annotated[Path, typer.Argument(help="An adapter's folder.")], json: Json = False
+) -> None:
+    """Say what an adapter is: backbone, domains, branch or merge, size."""
+    from weft.adapters import load_adapter
+
+    loaded = load_adapter(adapter)
+    ranks = sorted({factors.rank for factors in loaded.factors.values()})
+    size = sum(f.a.numel() + f.b.numel() for f in loaded.factors.values())
+    said = {**loaded.manifest, "modules": len(loaded.factors), "ranks": ranks, "parameters": size}
+    if json:
+        import json as js
+
+        typer.echo(js.dumps(said, indent=2, ensure_ascii=False))
+        return
+    for name, value in said.items():
+        typer.echo(f"{name:14s} {value}")

@@ -1,0 +1,68 @@
+"""`weft run` and `weft demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from weft.systems.recipe import Recipe
+
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; all cores unless given.")
+]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    workers: Workers = None,
+) -> None:
+    """Weave four small generated domains, start to end, in a few minutes."""
+    from importlib.resources import files
+
+    from weft.systems.recipe import load_recipe
+
+    recipe = load_recipe(Path(str(files("weft") / "recipes" / "demo.yaml")))
+    _run(recipe, out, None, workers, None)
+    typer.echo(
+        "\nAsk the woven recommender for someone it has never seen:\n"
+        f"  weft recommend --model {out}/recommenders/kitchen/weaverec"
+        " --history 'Cast Iron Skillet' -k 5"
+    )
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. recipes/weaverec-amazon.yaml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds the domains' folders.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<recipe's file name> unless given.")
+    ] = None,
+    workers: Workers = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; cuda where there is one.")
+    ] = None,
+) -> None:
+    """Run a recipe; stages that are done already are not done again."""
+    from weft.systems.recipe import load_recipe
+
+    _run(load_recipe(recipe), out or Path("runs") / recipe.stem, data, workers, device)
+
+
+def _run(
+    recipe: Recipe, out: Path, data: Path | None, workers: int | None, device: str | None
+) -> None:
+    from weft.cli.progress import StageProgress
+    from weft.report.terminal import render_terminal
+    from weft.systems.run import run as run_recipe
+
+    with StageProgress() as progress:
+        report = run_recipe(
+            recipe, out, data=data, workers=workers, device=device, watch=progress.watch,
+            planned=progress.planned,
+        )  # fmt: skip
+    render_terminal(report)
+    typer.echo(f"\nreport: {out / 'report.html'}")

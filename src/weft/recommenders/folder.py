@@ -1,0 +1,121 @@
+"""A recommender as a folder: an adapter, how to use it, and the catalogue it ranks.
+
+The folder stays a valid PEFT adapter; `weft.json` says in `recommender` how it scores items, and
+items.parquet is the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.adapters import Adapter, load_adapter, write_adapter
+from weft.artifacts.atomic import new_directory
+from weft.backbones import Precision, load_backbone
+from weft.backbones.load import dtype_of
+from weft.data.catalogue import load_catalogue, save_catalogue
+from weft.data.domain import Catalogue
+from weft.data.source import checked
+from weft.errors import WeftError
+from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One recommended item."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+def open_bi_encoder(
+    backbone: str,
+    settings: BiEncoderSettings,
+    catalogue: Catalogue | None,
+    adapter: Adapter | None = None,
+    *,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    cache: Path | None = None,
+) -> BiEncoder:
+    """A bi-encoder for use. Deltas are folded in float32, then stored in the asked precision."""
+    loaded = load_backbone(backbone, precision="float32", device=device)
+    recommender = BiEncoder(loaded, settings, catalogue, adapter=adapter, cache=cache)
+    recommender.model.to(dtype_of(precision))
+    return recommender
+
+
+def save_recommender(
+    adapter: Adapter, catalogue: Catalogue, path: Path, *, replace: bool = False
+) -> None:
+    """Write the folder, whole or not at all."""
+    with new_directory(path, replace=replace) as folder:
+        write_adapter(adapter, folder)
+        save_catalogue(catalogue, folder)
+
+
+class LoadedRecommender:
+    """A recommender from a folder, asked in titles or item ids and answering in items."""
+
+    def __init__(self, recommender: BiEncoder) -> None:
+        self.recommender = recommender
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.recommender.catalogue
+
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_history: bool = True
+    ) -> list[list[Suggestion]]:
+        """The k best items for each history of titles, oldest first; new users and batches alike.
+
+        An entry that is an item id of the catalogue stands for that item's title.
+        """
+        if k < 1:
+            raise WeftError(f"k must be at least 1, not {k}")
+        index, titles = self.catalogue.index, self.catalogue.titles
+        spoken = [[titles[index[t]] if t in index else t for t in history] for history in histories]
+        ranking = self.recommender.top_k_of_titles(spoken, k, mask_history=mask_history)
+        ids = self.catalogue.item_ids
+        return [
+            [
+                Suggestion(ids[item], titles[item], float(score))
+                for item, score in zip(items, scores, strict=True)
+                if score > -float("inf")
+            ]
+            for items, scores in zip(ranking.items.tolist(), ranking.scores, strict=True)
+        ]
+
+
+def load_recommender(
+    path: str | Path,
+    items: str | Path | None = None,
+    *,
+    precision: Precision = "auto",
+    device: str = "cpu",
+) -> LoadedRecommender:
+    """Open a recommender's folder; `items` is another catalogue to rank (items.parquet).
+
+    Item vectors are cached in the folder's `.vectors`, by the hash of the weights.
+    """
+    folder = Path(path)
+    adapter = load_adapter(folder)
+    said = adapter.manifest.get("recommender")
+    if not isinstance(said, dict):
+        raise WeftError(f"{folder / 'weft.json'} does not say how this adapter scores items")
+    settings = checked(BiEncoderSettings, said)
+    catalogue = load_catalogue(Path(items) if items is not None else folder)
+    backbone = adapter.manifest["backbone"]["name"]
+    return LoadedRecommender(
+        open_bi_encoder(
+            backbone,
+            settings,
+            catalogue,
+            adapter,
+            precision=precision,
+            device=device,
+            cache=folder / ".vectors",
+        )
+    )

@@ -1,0 +1,106 @@
+"""From a recipe to stages: the parts that every system shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weft.artifacts.hashing import hash_file
+from weft.artifacts.stages import Stage
+from weft.backbones.load import dtype_of, find_backbone, fingerprint_of
+from weft.errors import WeftError
+from weft.systems.recipe import Recipe
+from weft.systems.steps import branch_seed, evaluate_recommender, get_domain, train_branch
+from weft.training.batches import seed_of
+
+Rows = Mapping[str, tuple[str, Stage | None]]
+"""Row name -> (what it is, the stage of its adapter; None: the zero-shot backbone)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe bound to its data folder, backbone and device."""
+
+    recipe: Recipe
+    data: Path | None
+    device: str
+
+    @cached_property
+    def scoring(self) -> dict[str, Any]:
+        """The settings of every stage that encodes text."""
+        name = self.recipe.backbone
+        return {
+            "backbone": {"name": name, "fingerprint": fingerprint_of(find_backbone(name))},
+            "recommender": self.recipe.recommender.model_dump(mode="json"),
+            "precision": str(dtype_of(self.recipe.precision)).removeprefix("torch."),
+            "device": self.device,
+        }
+
+    @cached_property
+    def domains(self) -> dict[str, Stage]:
+        """Domain name -> its stage, in the recipe's order."""
+        return {spec.name: self._domain(spec.name) for spec in self.recipe.domains}
+
+    def _domain(self, name: str) -> Stage:
+        spec = next(one for one in self.recipe.domains if one.name == name)
+        settings: dict[str, Any] = {"name": name, "filters": spec.filters.model_dump(mode="json")}
+        if self.recipe.mall is not None:
+            generated = self.recipe.mall.model_dump(mode="json")
+            return Stage(get_domain, settings | {"mall": generated}, {}, f"domain {name}")
+        if self.data is None:
+            raise WeftError("this recipe reads domains from folders: say where with --data")
+        folder = (self.data / (spec.path or name)).resolve()
+        if not folder.is_dir():
+            raise WeftError(f"domain '{name}': there is no folder {folder}")
+        hashes = {p.name: hash_file(p) for p in sorted(folder.glob("*.parquet"))}
+        settings |= {"mall": None, "hashes": hashes}
+        return Stage(get_domain, settings, {}, f"domain {name}", places={"path": str(folder)})
+
+    def branch(self, names: list[str], seed: int, *, longer: int = 1, twin: int = 0) -> Stage:
+        """One LoRA branch on these domains' examples.
+
+        The LoRA start and the drawn examples depend on `seed` alone; batches and dropout also on
+        the set of domains and the `twin` number.
+        """
+        names = [name for name in self.domains if name in names]  # one order whoever asks
+        branches = self.recipe.branches
+        kind = "+".join(names)
+        settings = {
+            **self.scoring,
+            "split": self.recipe.evaluate.split,
+            "branch": kind,
+            "examples": branches.examples,
+            "lora": branches.lora.model_dump(mode="json"),
+            "train": branches.loop(longer=longer),
+            "validation_users": branches.validation.users if branches.validation else None,
+            "init_seed": seed_of(seed, "lora"),
+            "data_seed": seed_of(seed, "data"),
+            "seed": branch_seed(seed, names, twin),
+        }
+        extra = (f" ×{longer}" if longer > 1 else "") + (f" twin {twin}" if twin else "")
+        label = f"train {kind}{extra}, seed {seed}"
+        parents = {f"domain{i}": self.domains[name] for i, name in enumerate(names)}
+        return Stage(train_branch, settings, parents, label)
+
+    def evaluation(self, target: str, row: str, adapter: Stage | None, floor: str = "") -> Stage:
+        """The ranks of one recommender on one target's test users."""
+        settings: dict[str, Any] = {
+            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "floor": floor,
+            "show_users": self.recipe.show_users,
+        }
+        if floor != "popularity":
+            settings |= self.scoring
+        parents = {"domain": self.domains[target]}
+        if adapter is not None:
+            parents["adapter"] = adapter
+        return Stage(evaluate_recommender, settings, parents, f"evaluate {row} on {target}")
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

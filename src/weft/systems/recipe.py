@@ -1,0 +1,130 @@
+"""What a recipe may say. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from weft.adapters import LoraSettings
+from weft.backbones import Precision
+from weft.data.filters import Filters
+from weft.data.source import checked
+from weft.errors import WeftError
+from weft.evaluation.protocol import EvaluationSettings
+from weft.merging import Space
+from weft.recommenders.bi_encoder import BiEncoderSettings
+from weft.training import TrainSettings
+
+Control = Literal["matched", "sources", "naive", "all_data", "soup", "factors", "hybrids"]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DomainSpec(_Block):
+    """One domain: a folder under the data folder, or one of the generated mall's."""
+
+    name: str
+    path: str | None = Field(default=None, description="under --data; the name unless given")
+    filters: Filters = Filters()
+    seeds: tuple[int, ...] = Field(
+        default=(), description="as a target, more runs with these seeds, to see their spread"
+    )
+    target: bool = Field(default=True, description="is a target in turn, not only a source")
+
+
+class Mall(_Block):
+    """The generated mall instead of real data; see weft.data.mall."""
+
+    seed: int = 0
+    users: int = Field(default=1500, ge=4)
+    items: int = Field(default=500, ge=30, le=5000)
+
+
+class Validation(_Block):
+    """Validation for learning curves and early stopping: NDCG@10 of drawn users."""
+
+    users: int = Field(default=200, ge=1)
+
+
+class Branches(TrainSettings):
+    """How each branch is trained."""
+
+    examples: int = Field(default=20000, ge=1, description="drawn from each domain")
+    lora: LoraSettings = LoraSettings()
+    validation: Validation | None = None
+
+    def loop(self, *, longer: int = 1) -> dict[str, Any]:
+        """The training loop's own settings, with so many times the epochs."""
+        own = self.model_dump(include=set(TrainSettings.model_fields), mode="json")
+        return own | {"epochs": self.epochs * longer}
+
+
+class MergeSpec(_Block):
+    """How branches become one. `validation` chooses λ on held-out validation users."""
+
+    method: Literal["linear"] = "linear"
+    space: Space = "delta"
+    weights: Literal["uniform", "validation"] = "uniform"
+    validation_users: int = Field(default=1000, ge=1)
+
+
+class Recipe(_Block):
+    """A whole study, short enough to read aloud."""
+
+    name: str = ""
+    system: Literal["weaverec"] = "weaverec"
+    backbone: str = "minilm"
+    precision: Precision = "auto"
+    recommender: BiEncoderSettings = BiEncoderSettings()
+    domains: tuple[DomainSpec, ...] = Field(min_length=2)
+    mall: Mall | None = None
+    branches: Branches = Branches()
+    merge: MergeSpec = MergeSpec()
+    controls: tuple[Control, ...] = ("matched", "sources", "naive", "all_data", "soup", "factors")
+    evaluate: EvaluationSettings = EvaluationSettings()
+    headline: tuple[str, ...] = ("ndcg@1", "ndcg@5", "full/recall@10")
+    show_users: int = Field(default=0, ge=0, description="users whose suggestions are shown")
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"name": one} if isinstance(one, str) else one for one in value]
+
+    @field_validator("domains")
+    @classmethod
+    def _distinct(cls, value: tuple[DomainSpec, ...]) -> tuple[DomainSpec, ...]:
+        names = [one.name for one in value]
+        if len(set(names)) < len(names):
+            raise ValueError("every domain needs a name of its own")
+        if not any(one.target for one in value):
+            raise ValueError("at least one domain must be a target")
+        return value
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; what is wrong with it is one sentence that names file and field."""
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeftError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeftError(f"{path} can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise WeftError(f"{path} is not valid YAML: {said}") from None
+    if not isinstance(values, dict):
+        raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
+    values.setdefault("name", Path(path).stem)
+    try:
+        return checked(Recipe, values)
+    except WeftError as error:
+        raise WeftError(f"{path}: {error}") from None

@@ -1,0 +1,236 @@
+"""`weft run`: a recipe in, a report out; what is done already is not done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.adapters import load_adapter
+from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.hashing import hash_json
+from weft.artifacts.stages import Stage, missing
+from weft.artifacts.workers import Watch, run_stages
+from weft.data.domain import Domain
+from weft.errors import WeftError
+from weft.evaluation.result import Result
+from weft.recommenders.folder import save_recommender
+from weft.report.build import domain_report
+from weft.report.html import render_html
+from weft.report.markdown import render_markdown
+from weft.report.model import Curve, DomainReport, RunReport, UserCase
+from weft.systems.plan import Plan, default_device
+from weft.systems.recipe import Recipe
+from weft.systems.steps import CURVE, SUGGESTIONS, domain_in, shown_users, split_of
+from weft.systems.weaverec import BASELINE, FEATURED, WeaveRec
+
+TIMINGS, STATE = "timings.json", "run.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of one target: what it is, its adapter, and its result for each seed."""
+
+    target: str
+    row: str
+    about: str
+    adapter: Stage | None
+    evaluations: list[Stage]  # the recipe's seed first
+
+
+def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
+    """Every row of every target's table, floors first."""
+    out: list[Measured] = []
+    woven = WeaveRec(plan, recipe.seed)
+    for spec in recipe.domains:
+        if not spec.target:
+            continue
+        target = spec.name
+        again = [WeaveRec(plan, seed).again(target) for seed in spec.seeds]
+        floor = plan.evaluation(target, "popularity", None, "popularity")
+        zero = plan.evaluation(target, "zero-shot", None)
+        out.append(Measured(target, "popularity", "most bought first; not learned", None, [floor]))
+        out.append(Measured(target, "zero-shot", "the backbone, untrained", None, [zero]))
+        for row, (about, adapter) in woven.rows(target).items():
+            stages = [adapter, *(rows[row][1] for rows in again if row in rows)]
+            evaluations = [plan.evaluation(target, row, stage) for stage in stages]
+            out.append(Measured(target, row, about, adapter, evaluations))
+    return out
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    watch: Watch | None = None,
+    planned: Callable[[int], None] | None = None,
+) -> RunReport:
+    """Run a recipe in `folder` and return its report.
+
+    Stages that are done are not done again. The folder then holds report.json, report.html and
+    report.md, a recommender folder for each target's baseline and woven adapters
+    (`recommenders/<target>/<row>`) and each row's ranks (`results/<target>/<row>`).
+
+    On a CPU, `workers` processes of one thread each (all cores by default), so the outcome does
+    not depend on the number of cores; on a GPU one process.
+    """
+    device = device or default_device()
+    workers = workers or (1 if device != "cpu" else os.cpu_count() or 1)
+    threads = 1 if device == "cpu" else os.cpu_count() or 1
+    folder = Path(folder)
+    plan = Plan(recipe, data, device)
+    measured = measured_rows(recipe, plan)
+    stages = [stage for one in measured for stage in one.evaluations]
+    key = hash_json([recipe.model_dump(mode="json"), [stage.key for stage in stages]])
+    todo = missing(stages, folder)
+    if not todo and _finished(folder, key):
+        return RunReport.load(folder)
+    if planned is not None:
+        planned(len(todo))
+    seconds = run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
+    timings = _add_timings(folder, seconds)
+    report = build_report(recipe, measured, plan, folder, timings)
+    _publish(recipe, measured, plan, folder)
+    report.save(folder)
+    render_html(report, folder / "report.html")
+    (folder / "report.md").write_text(render_markdown(report), "utf-8")
+    write_json(folder / STATE, {"key": key, "recipe": recipe.model_dump(mode="json")})
+    return report
+
+
+def _finished(folder: Path, key: str) -> bool:
+    state = folder / STATE
+    return state.is_file() and read_json(state).get("key") == key
+
+
+def _add_timings(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of every stage so far, also of earlier attempts."""
+    path = folder / "stages" / TIMINGS
+    known: dict[str, float] = read_json(path) if path.is_file() else {}
+    known |= seconds
+    write_json(path, known)
+    return known
+
+
+def build_report(
+    recipe: Recipe,
+    measured: list[Measured],
+    plan: Plan,
+    run_folder: Path,
+    timings: dict[str, float],
+) -> RunReport:
+    """The report out of finished stages."""
+    targets = list(dict.fromkeys(one.target for one in measured))
+    domains = {name: domain_in(plan.domains[name].folder(run_folder)) for name in targets}
+    return RunReport(
+        title=recipe.name or "weft run",
+        system="WeaveRec",
+        summary=_summary(recipe, domains),
+        featured=FEATURED,
+        domains=[_table(recipe, measured, target, run_folder) for target in targets],
+        learning_curves=dict(_curves(measured, run_folder)),
+        validation_metric="NDCG@10 among candidates",
+        users=[
+            case
+            for target, domain in domains.items()
+            for case in _users(recipe, measured, target, domain, run_folder)
+        ],
+        notes=list(recipe.notes),
+        timings=timings,
+    )
+
+
+def _summary(recipe: Recipe, domains: dict[str, Domain]) -> str:
+    branches = recipe.branches
+    seeds = {s.name: len(s.seeds) + 1 for s in recipe.domains if s.seeds}
+    training = (
+        f"{branches.examples:,} examples per domain × {branches.epochs} epochs, batch"
+        f" {branches.batch}, LoRA rank {branches.lora.rank}"
+    )
+    words = [
+        f"{len(recipe.domains)} domains, {len(domains)} of them targets.",
+        f"Backbone {recipe.backbone}; {training}; seed {recipe.seed}.",
+    ]
+    for name, count in seeds.items():
+        words.append(f"{name} is run with {count} seeds.")
+    if recipe.mall is not None:
+        words.append("The data are generated (synthetic).")
+    return " ".join(words)
+
+
+def _table(recipe: Recipe, measured: list[Measured], target: str, run_folder: Path) -> DomainReport:
+    rows = [one for one in measured if one.target == target]
+    results: dict[str, Result | list[Result]] = {}
+    for one in rows:
+        loaded = [Result.load(s.folder(run_folder) / "result") for s in one.evaluations]
+        results[one.row] = loaded[0] if len(loaded) == 1 else loaded
+    return domain_report(
+        results,
+        BASELINE,
+        about={one.row: one.about for one in rows},
+        headline=recipe.headline,
+    )
+
+
+def _curves(measured: list[Measured], run_folder: Path) -> Iterator[tuple[str, Curve]]:
+    """Training curves of every branch that a merge or a row uses, by label."""
+    seen: set[str] = set()
+    todo = [stage for one in measured for stage in one.evaluations]
+    while todo:
+        stage = todo.pop(0)
+        todo.extend(stage.parents.values())
+        path = stage.folder(run_folder) / CURVE
+        if stage.label not in seen and path.is_file():
+            seen.add(stage.label)
+            yield stage.label, [(int(s), loss, value) for s, loss, value in read_json(path)]
+
+
+def _users(
+    recipe: Recipe, measured: list[Measured], target: str, domain: Domain, run_folder: Path
+) -> Iterator[UserCase]:
+    if not recipe.show_users:
+        return
+    shown = shown_users(split_of(domain, recipe.evaluate.split).test, recipe.show_users)
+    titles = domain.items.titles
+    said = {
+        one.row: read_json(one.evaluations[0].folder(run_folder) / SUGGESTIONS)
+        for one in measured
+        if one.target == target and one.row in (BASELINE, FEATURED)
+    }
+    for user, history, item in zip(
+        shown.user_ids(), shown.histories(), shown.targets.tolist(), strict=True
+    ):
+        yield UserCase(
+            domain=target,
+            user=user,
+            history=[titles[i] for i in history.tolist()],
+            target=titles[item],
+            suggestions={row: by_user[user] for row, by_user in said.items()},
+        )
+
+
+def _publish(recipe: Recipe, measured: list[Measured], plan: Plan, run_folder: Path) -> None:
+    """Put what a person uses under plain names: recommenders and each row's ranks."""
+    for one in measured:
+        name = one.row.replace(": ", "-").replace(", ", "-").replace(" ", "-")
+        source = one.evaluations[0].folder(run_folder) / "result"
+        destination = run_folder / "results" / one.target / name
+        shutil.rmtree(destination, ignore_errors=True)
+        shutil.copytree(source, destination)
+        if one.row in (BASELINE, FEATURED) and one.adapter is not None:
+            domain = domain_in(plan.domains[one.target].folder(run_folder))
+            adapter = load_adapter(one.adapter.folder(run_folder) / "adapter")
+            place = run_folder / "recommenders" / one.target / name
+            save_recommender(adapter, domain.items, place, replace=True)
+
+
+def open_report(folder: Path) -> RunReport:
+    """The report of a finished run; an unfinished one is an error that says so."""
+    if not (folder / "report.json").is_file():
+        raise WeftError(f"{folder} holds no finished run (no report.json)")
+    return RunReport.load(folder)

@@ -1,0 +1,210 @@
+"""The stages that every system is made of: get a domain, train, merge, tune, evaluate.
+
+Each function does one stage (see artifacts.stages): everything that decides its outcome is in
+its settings or parents.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weft import __version__
+from weft.adapters import Adapter, LoraSettings, from_attached, load_adapter, save_adapter
+from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.stages import Task
+from weft.backbones import load_backbone
+from weft.data.domain import Domain, Examples
+from weft.data.filters import Filters, apply_filters, describe
+from weft.data.folder import load_domain, save_domain
+from weft.data.mall import mall
+from weft.data.splits import Split, leave_one_out, sample_train
+from weft.errors import WeftError
+from weft.evaluation.evaluate import evaluate
+from weft.evaluation.protocol import EvaluationSettings
+from weft.merging import merge_adapters
+from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+from weft.recommenders.folder import open_bi_encoder
+from weft.recommenders.popularity import Popularity
+from weft.recommenders.protocol import Recommender
+from weft.training import TrainSettings, train
+from weft.training.batches import seed_of
+
+CURVE, SUGGESTIONS, WEIGHTS = "curve.json", "suggestions.json", "weights.json"
+
+
+def domain_in(folder: Path) -> Domain:
+    """The domain of a finished `get_domain` stage."""
+    return load_domain(folder / "domain")
+
+
+def split_of(domain: Domain, kind: str) -> Split:
+    """The split that a recipe's `evaluate: split` names."""
+    if kind != "leave_one_out":
+        raise WeftError(f"evaluate.split: '{kind}' is not known here; leave_one_out is")
+    return leave_one_out(domain)
+
+
+def get_domain(task: Task) -> None:
+    """A domain from its folder, or from the generated mall, filtered."""
+    said = task.settings
+    if said["mall"] is not None:
+        malls = mall(**said["mall"])
+        if said["name"] not in malls:
+            raise WeftError(f"the mall has no domain '{said['name']}'; it has {', '.join(malls)}")
+        domain = malls[said["name"]]
+    else:
+        domain = load_domain(said["path"], said["name"])
+    domain, removed = apply_filters(domain, Filters.model_validate(said["filters"]))
+    save_domain(domain, task.out / "domain", filters=describe(removed))
+
+
+def _bi_encoder(task: Task, domain: Domain | None, adapter: Adapter | None) -> BiEncoder:
+    said = task.settings
+    settings = BiEncoderSettings.model_validate(said["recommender"])
+    return open_bi_encoder(
+        said["backbone"]["name"],
+        settings,
+        domain.items if domain else None,
+        adapter,
+        precision=said["precision"],
+        device=said["device"],
+    )
+
+
+def train_branch(task: Task) -> None:
+    """One LoRA branch on the examples of one or more domains, from the recipe's common start."""
+    said = task.settings
+    domains = [domain_in(folder) for folder in task.parent_list("domain")]
+    splits = [split_of(domain, said["split"]) for domain in domains]
+    parts = [sample_train(split.train, said["examples"], said["data_seed"]) for split in splits]
+    backbone = load_backbone(
+        said["backbone"]["name"], precision=said["precision"], device=said["device"]
+    )
+    recommender = BiEncoder(
+        backbone,
+        BiEncoderSettings.model_validate(said["recommender"]),
+        lora=LoraSettings.model_validate(said["lora"]),
+        lora_seed=said["init_seed"],
+    )
+    outcome = train(
+        recommender,
+        parts,
+        TrainSettings.model_validate(said["train"]),
+        seed=said["seed"],
+        start=f"{backbone.fingerprint} {said['init_seed']}",
+        checkpoints=task.scratch,
+        validate=_validator(task, recommender, splits),
+        report=lambda step, steps, _: task.say(step, steps, "steps"),
+    )
+    manifest = {
+        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "domains": [domain.name for domain in domains],
+        "data": {domain.name: domain.hash for domain in domains},
+        "branch": said["branch"],
+        "seed": said["seed"],
+        "steps": outcome.kept_step,
+        "recommender": said["recommender"],
+        "versions": {"weft": __version__},
+    }
+    save_adapter(from_attached(recommender.attached, manifest), task.out / "adapter")
+    write_json(task.out / CURVE, outcome.curve)
+
+
+def _validator(task: Task, recommender: BiEncoder, splits: list[Split]) -> Any:
+    """Mean over the domains of NDCG@10 on some validation users; None if none are asked for."""
+    users = task.settings["validation_users"]
+    if users is None:
+        return None
+    settings = EvaluationSettings(full=False, at=(10,), users=users)
+
+    def validate() -> float:
+        values = []
+        for split in splits:
+            recommender.use(split.validation.domain.items)
+            result = evaluate(recommender, split.validation, settings, part="validation")
+            values.append(result.metrics()["ndcg@10"])
+        return float(np.mean(values))
+
+    return validate
+
+
+def merge_branches(task: Task) -> None:
+    """A static merge of adapters; the weights are the settings' or those of a `weights` parent."""
+    said = task.settings
+    parts = [load_adapter(folder / "adapter") for folder in task.parent_list("part")]
+    weights = said["weights"]
+    if "weights" in task.parents:
+        weights = read_json(task.parents["weights"] / WEIGHTS)["weights"]
+    save_adapter(merge_adapters(parts, weights, space=said["space"]), task.out / "adapter")
+
+
+def tune_weights(task: Task) -> None:
+    """λ of the first part out of {0, ¼, ½, ¾, 1, uniform}, the rest shared equally, by NDCG@5 of
+    validation users. The test targets are not looked at."""
+    said = task.settings
+    domain = domain_in(task.parents["domain"])
+    validation = split_of(domain, said["split"]).validation
+    parts = [load_adapter(folder / "adapter") for folder in task.parent_list("part")]
+    settings = EvaluationSettings(full=False, at=(5,), users=said["validation_users"])
+    tried: list[dict[str, Any]] = []
+    for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
+        weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
+        adapter = merge_adapters(parts, weights, space=said["space"])
+        result = evaluate(
+            _bi_encoder(task, domain, adapter), validation, settings, part="validation"
+        )
+        tried.append({"weights": weights, "ndcg@5": result.metrics()["ndcg@5"]})
+        task.say(len(tried), 6, "settings")
+    best = max(tried, key=lambda one: float(one["ndcg@5"]))
+    write_json(task.out / WEIGHTS, {"weights": best["weights"], "tried": tried})
+
+
+def evaluate_recommender(task: Task) -> None:
+    """Ranks of one recommender on one domain's test users, and what it suggests to a few.
+
+    `floor: popularity` needs no weights; without an `adapter` parent it is the zero-shot backbone.
+    """
+    said = task.settings
+    domain = domain_in(task.parents["domain"])
+    split = split_of(domain, said["evaluate"]["split"])
+    scorer: Recommender
+    if said["floor"] == "popularity":
+        scorer = Popularity.of(split.train)
+    else:
+        folder = task.parents.get("adapter")
+        scorer = _bi_encoder(task, domain, load_adapter(folder / "adapter") if folder else None)
+    settings = EvaluationSettings.model_validate(said["evaluate"])
+    evaluate(
+        scorer,
+        split.test,
+        settings,
+        progress=lambda done, total: task.say(done, total, "users"),
+    ).save(task.out / "result")
+    write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
+
+
+def shown_users(test: Examples, count: int) -> Examples:
+    """The users shown in a report: spread evenly over the test users in their order."""
+    rows = np.linspace(0, len(test) - 1, num=min(count, len(test)) + 2)[1:-1].astype(np.int64)
+    return test.take(np.unique(rows))
+
+
+def _suggestions(scorer: Recommender, test: Examples, count: int, k: int = 5) -> dict[str, Any]:
+    if not count:
+        return {}
+    shown = shown_users(test, count)
+    ranking = scorer.top_k(shown.histories(), k)
+    titles = test.domain.items.titles
+    return {
+        user: [titles[item] for item in itertools.islice(items, k)]
+        for user, items in zip(shown.user_ids(), ranking.items.tolist(), strict=True)
+    }
+
+
+def branch_seed(seed: int, domains: list[str], member: int = 0) -> int:
+    """The training seed of a branch: of the run's seed, its set of domains, and which twin it is."""
+    return seed_of(seed, "branch", sorted(domains), member)
