@@ -74,9 +74,14 @@ class _LoraFunction(torch.autograd.Function):
             seen = rows.clone()
             seen.view(-1).index_fill_(0, dropped, 0)
             scaling = scaling / (1 - p)
-        narrow = seen @ a.T
-        out = nn.functional.linear(rows, weight, bias)
-        out.addmm_(narrow, b.T, alpha=scaling)
+        wide = b * scaling
+        if bias is not None:  # rides along as one more rank: its own pass over `out` costs a fifth
+            wide = torch.cat([wide, bias[:, None]], dim=1)
+        ranks = rows.new_ones(len(rows), wide.shape[1])
+        narrow = ranks[:, : a.shape[0]]
+        torch.mm(seen, a.T, out=narrow)
+        out = rows @ weight.T
+        out.addmm_(ranks, wide.T)
         ctx.save_for_backward(seen, narrow, weight, a, b, dropped)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], -1)

@@ -1,0 +1,93 @@
+"""Stages: done once, whole or absent, in worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weft.artifacts.stages import Stage, Task, locked, missing, unused
+from weft.artifacts.workers import run_stages
+from weft.errors import WeftError
+
+
+def write(task: Task) -> None:
+    before = "".join((folder / "text").read_text() for folder in task.parents.values())
+    (task.out / "text").write_text(before + task.settings["say"])
+
+
+def stumble(task: Task) -> None:
+    """Fail the first time; the second time go on from what the first one left."""
+    note = task.scratch / "note"
+    if not note.exists():
+        note.write_text("half")
+        (task.out / "text").write_text("half-written")
+        raise WeftError("stumbled")
+    (task.out / "text").write_text(note.read_text() + " and whole")
+
+
+def chain(*words: str) -> Stage:
+    stage = Stage(write, {"say": words[0]}, label=words[0])
+    for word in words[1:]:
+        stage = Stage(write, {"say": word}, {"before": stage}, label=word)
+    return stage
+
+
+def test_parents_come_first_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    seconds = run_stages([chain("a", "b", "c"), chain("a", "b", "d")], tmp_path, workers=2)
+    assert sorted(seconds) == ["a", "b", "c", "d"]
+    assert (chain("a", "b", "d").folder(tmp_path) / "text").read_text() == "abd"
+    assert run_stages([chain("a", "b", "c")], tmp_path, workers=2) == {}
+    assert run_stages([chain("a", "b", "e")], tmp_path, workers=2).keys() == {"e"}
+
+
+def test_a_finished_stage_needs_no_parents(tmp_path: Path) -> None:
+    stage = chain("a", "b")
+    run_stages([stage], tmp_path, workers=1)
+    (chain("a").folder(tmp_path) / "text").unlink()
+    (chain("a").folder(tmp_path) / "stage.json").unlink()
+    chain("a").folder(tmp_path).rmdir()
+    assert missing([stage], tmp_path) == []
+
+
+def test_the_key_is_what_decides_the_outcome_and_no_more() -> None:
+    one = Stage(write, {"say": "a"}, label="one", places={"path": "here"})
+    assert one.key == Stage(write, {"say": "a"}, label="two", places={"path": "there"}).key
+    assert one.key != Stage(write, {"say": "b"}, label="one").key
+    assert one.key != Stage(stumble, {"say": "a"}, label="one").key
+    assert chain("a", "b").key != chain("c", "b").key
+
+
+def test_an_error_leaves_no_folder_and_the_scratch_helps_next_time(tmp_path: Path) -> None:
+    stage = Stage(stumble, {}, label="stumble")
+    with pytest.raises(WeftError, match="stumbled"):
+        run_stages([stage], tmp_path, workers=1)
+    assert not stage.folder(tmp_path).exists()
+    assert list((tmp_path / "stages").iterdir()) == []
+    run_stages([stage], tmp_path, workers=1)
+    assert (stage.folder(tmp_path) / "text").read_text() == "half and whole"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_an_error_does_not_undo_what_others_finished(tmp_path: Path) -> None:
+    good = chain("a")
+    with pytest.raises(WeftError):
+        run_stages([good, Stage(stumble, {})], tmp_path, workers=1)
+    assert good.folder(tmp_path).is_dir()
+
+
+def test_left_overs_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
+    left = tmp_path / "stages" / ".write-0123.abcd.part"
+    left.mkdir(parents=True)
+    run_stages([chain("a")], tmp_path, workers=1)
+    assert not left.exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(WeftError, match="another process is working in"):
+        run_stages([chain("a")], tmp_path, workers=1)
+
+
+def test_unused_names_what_no_longer_counts(tmp_path: Path) -> None:
+    run_stages([chain("a", "b"), chain("c")], tmp_path, workers=1)
+    assert unused([chain("a", "b")], tmp_path) == [chain("c").folder(tmp_path)]

@@ -1,0 +1,221 @@
+"""WeaveRec as a graph of stages: what is trained, shared and merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from world import recipe
+
+import weft
+from weft.adapters import load_adapter
+from weft.artifacts.atomic import read_json
+from weft.artifacts.stages import Stage, missing
+from weft.data.source import checked
+from weft.evaluation.result import Result
+from weft.report.model import RunReport
+from weft.systems.plan import Plan
+from weft.systems.recipe import Recipe
+from weft.systems.run import measured_rows, run
+from weft.systems.weaverec import WeaveRec
+
+
+def plan_of(backbone: Path, **changes: Any) -> Plan:
+    return Plan(checked(Recipe, recipe(backbone, **changes)), None, "cpu")
+
+
+def all_stages(plan: Plan) -> dict[str, Stage]:
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        found[stage.key] = stage
+        for parent in stage.parents.values():
+            visit(parent)
+
+    for one in measured_rows(plan.recipe, plan):
+        for stage in one.evaluations:
+            visit(stage)
+    return found
+
+
+def training(plan: Plan) -> dict[str, Stage]:
+    return {k: s for k, s in all_stages(plan).items() if s.work.__name__ == "train_branch"}
+
+
+@pytest.fixture(scope="module")
+def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
+    folder = tmp_path_factory.mktemp("run")
+    report = run(checked(Recipe, recipe(backbone)), folder, workers=2)
+    return folder, report
+
+
+def test_a_hybrid_is_trained_once_for_both_directions(backbone: Path) -> None:
+    weave = WeaveRec(plan_of(backbone), seed=3)
+    assert weave.hybrid_branch("home", "toys").key == weave.hybrid_branch("toys", "home").key
+
+
+def test_all_branches_start_from_the_same_lora_and_examples(backbone: Path) -> None:
+    branches = training(plan_of(backbone)).values()
+    assert len({(s.settings["init_seed"], s.settings["data_seed"]) for s in branches}) == 1
+    assert len({s.settings["seed"] for s in branches if "×" not in s.label}) > 3
+
+
+def test_the_branches_are_those_of_the_paper_and_its_controls(backbone: Path) -> None:
+    kinds = [stage.settings["branch"] for stage in training(plan_of(backbone)).values()]
+    # Each target: itself, two twins for the soup, one with a hybrid's steps.
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "home": 4,
+        "toys": 4,
+        "kitchen": 4,
+        "home+toys": 1,
+        "home+kitchen": 1,
+        "toys+kitchen": 1,
+        "home+toys+kitchen": 1,
+    }
+
+
+def test_adding_a_source_trains_its_hybrid_and_removing_one_trains_nothing(backbone: Path) -> None:
+    few: dict[str, Any] = {"controls": []}
+    one_target = [{"name": "home"}, {"name": "toys", "target": False}]
+    third = {"name": "kitchen", "target": False}
+    before = training(plan_of(backbone, domains=one_target, **few))
+    after = training(plan_of(backbone, domains=[*one_target, third], **few))
+    assert set(before) < set(after)
+    assert [after[key].settings["branch"] for key in set(after) - set(before)] == ["home+kitchen"]
+    smaller = training(plan_of(backbone, domains=[one_target[0], third], **few))
+    assert set(smaller) < set(after)
+
+
+def test_a_run_reports_every_row_with_floors(finished: tuple[Path, RunReport]) -> None:
+    _, report = finished
+    assert [domain.domain for domain in report.domains] == ["home", "toys", "kitchen"]
+    rows = [row.name for row in report.domains[0].rows]
+    assert rows == [
+        "popularity",
+        "zero-shot",
+        "target-only",
+        "weaverec",
+        "soup",
+        "target-only, longer",
+        "all-data",
+        "naive merge",
+        "weaverec (factors)",
+        "source: toys",
+        "source: kitchen",
+    ]
+    home = report.domains[0].row("weaverec")
+    assert home is not None and set(home.versus) >= {"ndcg@1", "ndcg@5"}
+    assert len(report.users) == 6 and set(report.users[0].suggestions) == {
+        "target-only",
+        "weaverec",
+    }
+
+
+def test_the_woven_adapter_is_the_mean_of_its_parents_deltas(
+    finished: tuple[Path, RunReport], backbone: Path
+) -> None:
+    folder, _ = finished
+    weave = WeaveRec(plan_of(backbone), seed=3)
+    parts = [
+        weave.target_branch("toys"),
+        weave.hybrid_branch("toys", "home"),
+        weave.hybrid_branch("toys", "kitchen"),
+    ]
+    adapters = [load_adapter(part.folder(folder) / "adapter") for part in parts]
+    woven = load_adapter(folder / "recommenders" / "toys" / "weaverec")
+    assert woven.manifest["parents"] == [part.weights_hash for part in adapters]
+    for module, factors in woven.factors.items():
+        mean = sum(part.factors[module].delta() for part in adapters) / 3
+        torch.testing.assert_close(factors.delta(), mean)
+
+
+def test_longer_training_takes_as_many_steps_as_a_hybrid(
+    finished: tuple[Path, RunReport], backbone: Path
+) -> None:
+    folder, _ = finished
+    weave = WeaveRec(plan_of(backbone), seed=3)
+    hybrid = weave.hybrid_branch("home", "toys").folder(folder)
+    longer = weave.target_branch("home", longer=2).folder(folder)
+    steps = [read_json(one / "adapter" / "weft.json")["steps"] for one in (hybrid, longer)]
+    assert steps[0] == steps[1] == 12
+
+
+def test_the_same_run_again_does_nothing(
+    finished: tuple[Path, RunReport], backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, report = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a finished run must not start workers")
+
+    monkeypatch.setattr("weft.systems.run.run_stages", refuse)
+    again = run(checked(Recipe, recipe(backbone)), folder, workers=2)
+    assert again == report
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_new_domain_costs_only_its_own_branches(
+    finished: tuple[Path, RunReport], backbone: Path
+) -> None:
+    folder, _ = finished
+    plan = plan_of(backbone, domains=["home", "toys", "kitchen", "outdoor"], controls=["sources"])
+    stages = [s for one in measured_rows(plan.recipe, plan) for s in one.evaluations]
+    todo = [s.settings["branch"] for s in missing(stages, folder) if "branch" in s.settings]
+    assert all("outdoor" in branch for branch in todo) and len(todo) == 4
+
+
+def test_results_are_per_user_ranks_with_their_protocol(
+    finished: tuple[Path, RunReport], backbone: Path
+) -> None:
+    folder, report = finished
+    result = Result.load(folder / "results" / "toys" / "source-home")
+    row = report.domains[1].row("source: home")
+    assert row is not None
+    assert row.metrics["ndcg@5"].mean == pytest.approx(float(np.mean(result.values("ndcg@5"))))
+    assert result.protocol.domain == "toys" and result.protocol.candidates is not None
+
+
+def test_recommend_in_three_lines_for_a_history_never_seen(
+    finished: tuple[Path, RunReport],
+) -> None:
+    folder, _ = finished
+    recommender = weft.load_recommender(folder / "recommenders" / "toys" / "weaverec")
+    titles = recommender.catalogue.titles
+    answers = recommender.recommend([[titles[0], titles[1]], ["never heard of this"]], k=5)
+    assert [len(answer) for answer in answers] == [5, 5]
+    assert not {one.title for one in answers[0]} & {titles[0], titles[1]}
+    again = recommender.recommend([[titles[0], titles[1]]], k=5)
+    assert [one.item_id for one in again[0]] == [one.item_id for one in answers[0]]
+    by_id = recommender.recommend([recommender.catalogue.item_ids[:2]], k=5)
+    assert [one.item_id for one in by_id[0]] == [one.item_id for one in answers[0]]
+
+
+def test_lambda_can_be_chosen_on_validation_users(backbone: Path, tmp_path: Path) -> None:
+    values = recipe(
+        backbone,
+        domains=[{"name": "home"}, {"name": "toys", "target": False}],
+        merge={"weights": "validation", "validation_users": 20},
+        controls=[],
+    )
+    run(checked(Recipe, values), tmp_path, workers=1)
+    manifest = read_json(tmp_path / "recommenders" / "home" / "weaverec" / "weft.json")
+    (chosen,) = (tmp_path / "stages").glob("tune_weights-*/weights.json")
+    tried = read_json(chosen)
+    assert manifest["merge"]["weights"] == tried["weights"]
+    best = max(one["ndcg@5"] for one in tried["tried"])
+    assert {"weights": tried["weights"], "ndcg@5": best} in tried["tried"]
+
+
+def test_more_seeds_give_a_spread(backbone: Path, tmp_path: Path) -> None:
+    values = recipe(
+        backbone,
+        domains=[{"name": "home", "seeds": [4, 5]}, {"name": "toys", "target": False}],
+        controls=["soup"],
+    )
+    report = run(checked(Recipe, values), tmp_path, workers=2)
+    row = report.domains[0].row("weaverec")
+    assert row is not None and row.seeds["ndcg@5"].seeds == 3
