@@ -12,9 +12,9 @@ from world import recipe, write_recipe
 
 SMALL = {
     "domains": [{"name": "home"}, {"name": "toys", "target": False}],
-    "controls": ["soup"],
+    "controls": ["soup", "matched", "naive", "factors"],
 }
-FILES = ("report.json", "report.md", "run.json")
+FILES = ("report.json", "run.json")  # report.md also says how long things took
 
 
 def start(recipe_file: Path, out: Path) -> subprocess.Popen[str]:
@@ -54,10 +54,10 @@ def test_five_kills_change_nothing(backbone: Path, tmp_path: Path) -> None:
         # middle of anything: whatever instant it is, the outcome must be the same.
         process = start(recipe_file, out)
         assert process.stderr is not None
-        for _ in range(chance.randint(0, len(events) // 8)):
+        for _ in range(chance.randint(0, len(events) // 10)):
             process.stderr.readline()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=chance.uniform(0, 2))
+            process.wait(timeout=chance.uniform(0, 0.5))
         kills += process.poll() is None
         process.kill()
         process.wait()

@@ -77,7 +77,9 @@ class Plan:
             "examples": branches.examples,
             "lora": branches.lora.model_dump(mode="json"),
             "train": branches.loop(longer=longer),
-            "validation_users": branches.validation.users if branches.validation else None,
+            "validation": self.validation(branches.validation.users, 10)
+            if branches.validation
+            else None,
             "init_seed": seed_of(seed, "lora"),
             "data_seed": seed_of(seed, "data"),
             "seed": branch_seed(seed, names, twin),
@@ -85,7 +87,14 @@ class Plan:
         extra = (f" ×{longer}" if longer > 1 else "") + (f" twin {twin}" if twin else "")
         label = f"train {kind}{extra}, seed {seed}"
         parents = {f"domain{i}": self.domains[name] for i, name in enumerate(names)}
-        return Stage(train_branch, settings, parents, label)
+        return Stage(train_branch, settings, parents, label, {"aside": branches.aside()})
+
+    def validation(self, users: int, at: int) -> dict[str, Any]:
+        """How a stage measures validation users: as the recipe measures test users, but fewer,
+        and among candidates where it has any."""
+        evaluate = self.recipe.evaluate
+        changes = {"users": users, "at": (at,), "full": evaluate.candidates is None}
+        return evaluate.model_copy(update=changes).model_dump(mode="json")
 
     def evaluation(self, target: str, row: str, adapter: Stage | None, floor: str = "") -> Stage:
         """The ranks of one recommender on one target's test users."""

@@ -59,9 +59,13 @@ class Branches(TrainSettings):
     validation: Validation | None = None
 
     def loop(self, *, longer: int = 1) -> dict[str, Any]:
-        """The training loop's own settings, with so many times the epochs."""
-        own = self.model_dump(include=set(TrainSettings.model_fields), mode="json")
-        return own | {"epochs": self.epochs * longer}
+        """The training loop's settings that decide the outcome, with so many times the epochs."""
+        own = set(TrainSettings.model_fields) - set(self.aside())
+        return self.model_dump(include=own, mode="json") | {"epochs": self.epochs * longer}
+
+    def aside(self) -> dict[str, Any]:
+        """The training loop's settings that change nothing but what is written on the way."""
+        return self.model_dump(include={"trackers", "checkpoint_every"}, mode="json")
 
 
 class MergeSpec(_Block):

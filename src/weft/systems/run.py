@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.hashing import hash_json
@@ -20,11 +22,11 @@ from weft.recommenders.folder import save_recommender
 from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
-from weft.report.model import Curve, DomainReport, RunReport, UserCase
+from weft.report.model import Branch, Curve, DomainReport, RunReport, UserCase
 from weft.systems.plan import Plan, default_device
 from weft.systems.recipe import Recipe
-from weft.systems.steps import CURVE, SUGGESTIONS, domain_in, shown_users, split_of
-from weft.systems.weaverec import BASELINE, FEATURED, WeaveRec
+from weft.systems.steps import CURVE, SUGGESTIONS, branch_seed, domain_in, shown_users, split_of
+from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
 
 TIMINGS, STATE = "timings.json", "run.json"
 
@@ -127,18 +129,20 @@ def build_report(
     """The report out of finished stages."""
     targets = list(dict.fromkeys(one.target for one in measured))
     domains = {name: domain_in(plan.domains[name].folder(run_folder)) for name in targets}
+    trained = _trained(measured, run_folder)
     return RunReport(
         title=recipe.name or "weft run",
         system="WeaveRec",
         summary=_summary(recipe, domains),
         featured=FEATURED,
         domains=[_table(recipe, measured, target, run_folder) for target in targets],
-        learning_curves=dict(_curves(measured, run_folder)),
+        learning_curves={label: _curve(stage, run_folder) for label, stage in trained.items()},
+        branches={label: _branch(stage, recipe) for label, stage in trained.items()},
         validation_metric="NDCG@10 among candidates",
         users=[
             case
-            for target, domain in domains.items()
-            for case in _users(recipe, measured, target, domain, run_folder)
+            for place, (target, domain) in enumerate(domains.items())
+            for case in _users(recipe, measured, target, domain, run_folder, place, len(domains))
         ],
         notes=list(recipe.notes),
         timings=timings,
@@ -174,28 +178,60 @@ def _table(recipe: Recipe, measured: list[Measured], target: str, run_folder: Pa
         BASELINE,
         about={one.row: one.about for one in rows},
         headline=recipe.headline,
+        contrasts=CONTRASTS,
     )
 
 
-def _curves(measured: list[Measured], run_folder: Path) -> Iterator[tuple[str, Curve]]:
-    """Training curves of every branch that a merge or a row uses, by label."""
-    seen: set[str] = set()
+def _trained(measured: list[Measured], run_folder: Path) -> dict[str, Stage]:
+    """Every branch that a merge or a row uses and that has a learning curve, by label."""
+    found: dict[str, Stage] = {}
     todo = [stage for one in measured for stage in one.evaluations]
     while todo:
         stage = todo.pop(0)
         todo.extend(stage.parents.values())
-        path = stage.folder(run_folder) / CURVE
-        if stage.label not in seen and path.is_file():
-            seen.add(stage.label)
-            yield stage.label, [(int(s), loss, value) for s, loss, value in read_json(path)]
+        if stage.label not in found and (stage.folder(run_folder) / CURVE).is_file():
+            found[stage.label] = stage
+    return found
+
+
+def _curve(stage: Stage, run_folder: Path) -> Curve:
+    points = read_json(stage.folder(run_folder) / CURVE)
+    return [(int(step), loss, value) for step, loss, value in points]
+
+
+def _branch(stage: Stage, recipe: Recipe) -> Branch:
+    """What kind of branch it is; target-only and hybrids of the recipe's own seed are shown."""
+    domains = [parent.settings["name"] for parent in stage.parents.values()]
+    seeds = {recipe.seed, *(seed for spec in recipe.domains for seed in spec.seeds)}
+    if stage.settings["seed"] not in {branch_seed(seed, domains) for seed in seeds}:
+        return Branch(domains=domains, kind="twin of the soup", shown=False)
+    if stage.settings["train"]["epochs"] > recipe.branches.epochs:
+        kind = f"{BASELINE}, longer"
+    else:
+        kind = {1: BASELINE, 2: "hybrid"}.get(len(domains), "all-data")
+    if stage.settings["seed"] != branch_seed(recipe.seed, domains):
+        return Branch(domains=domains, kind=f"{kind}, more seeds", shown=False)
+    return Branch(domains=domains, kind=kind, shown=kind in (BASELINE, "hybrid"))
 
 
 def _users(
-    recipe: Recipe, measured: list[Measured], target: str, domain: Domain, run_folder: Path
+    recipe: Recipe,
+    measured: list[Measured],
+    target: str,
+    domain: Domain,
+    run_folder: Path,
+    place: int,
+    places: int,
 ) -> Iterator[UserCase]:
-    if not recipe.show_users:
-        return
+    """This target's share of the users shown: `show_users` in all, dealt out over the targets.
+
+    Which ones is decided by their place in the domain, never by how well they are served.
+    """
+    share = len(range(place, recipe.show_users, places))
     shown = shown_users(split_of(domain, recipe.evaluate.split).test, recipe.show_users)
+    shown = shown.take(np.sort((np.arange(min(share, len(shown))) + place) % max(1, len(shown))))
+    if not len(shown):
+        return
     titles = domain.items.titles
     said = {
         one.row: read_json(one.evaluations[0].folder(run_folder) / SUGGESTIONS)

@@ -93,7 +93,7 @@ def train_branch(task: Task) -> None:
     outcome = train(
         recommender,
         parts,
-        TrainSettings.model_validate(said["train"]),
+        TrainSettings.model_validate(said["train"] | said["aside"]),
         seed=said["seed"],
         start=f"{backbone.fingerprint} {said['init_seed']}",
         checkpoints=task.scratch,
@@ -116,20 +116,24 @@ def train_branch(task: Task) -> None:
 
 def _validator(task: Task, recommender: BiEncoder, splits: list[Split]) -> Any:
     """Mean over the domains of NDCG@10 on some validation users; None if none are asked for."""
-    users = task.settings["validation_users"]
-    if users is None:
+    if task.settings["validation"] is None:
         return None
-    settings = EvaluationSettings(full=False, at=(10,), users=users)
+    settings = EvaluationSettings.model_validate(task.settings["validation"])
 
     def validate() -> float:
         values = []
         for split in splits:
             recommender.use(split.validation.domain.items)
             result = evaluate(recommender, split.validation, settings, part="validation")
-            values.append(result.metrics()["ndcg@10"])
+            values.append(result.metrics()[_at(settings, 10)])
         return float(np.mean(values))
 
     return validate
+
+
+def _at(settings: EvaluationSettings, k: int) -> str:
+    """NDCG@k among candidates, or in the whole catalogue where there are none."""
+    return f"ndcg@{k}" if settings.candidates else f"full/ndcg@{k}"
 
 
 def merge_branches(task: Task) -> None:
@@ -149,7 +153,7 @@ def tune_weights(task: Task) -> None:
     domain = domain_in(task.parents["domain"])
     validation = split_of(domain, said["split"]).validation
     parts = [load_adapter(folder / "adapter") for folder in task.parent_list("part")]
-    settings = EvaluationSettings(full=False, at=(5,), users=said["validation_users"])
+    settings = EvaluationSettings.model_validate(said["validation"])
     tried: list[dict[str, Any]] = []
     for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
         weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)

@@ -18,6 +18,14 @@ from weft.systems.steps import merge_branches, tune_weights
 
 FEATURED, BASELINE = "weaverec", "target-only"
 
+CONTRASTS = (
+    (FEATURED, "soup", "what transfer adds beyond averaging"),
+    (FEATURED, "target-only, longer", "beyond training as long as a hybrid"),
+    (FEATURED, "all-data", "merging adapters against mixing data"),
+    (FEATURED, "naive merge", "hybrid sources against pure ones"),
+)
+"""(row, against, what the difference tells): the questions that the controls are there for."""
+
 
 @dataclass(frozen=True)
 class WeaveRec:
@@ -104,7 +112,7 @@ class WeaveRec:
             **self.plan.scoring,
             "split": self.plan.recipe.evaluate.split,
             "space": space,
-            "validation_users": self.plan.recipe.merge.validation_users,
+            "validation": self.plan.validation(self.plan.recipe.merge.validation_users, 5),
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         parents["domain"] = self.plan.domains[target]
