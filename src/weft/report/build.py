@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from weft.evaluation.compare import (
     Comparison,
@@ -11,10 +11,11 @@ from weft.evaluation.compare import (
     common_metrics,
     compare_table,
     estimate,
+    holm,
     summarise_seeds,
 )
 from weft.evaluation.result import Result
-from weft.report.model import DomainReport, Estimate, Row, Spread, Versus
+from weft.report.model import Contrast, DomainReport, Estimate, Row, Spread, Versus
 
 HEADLINE = ("ndcg@1", "ndcg@5", "full/ndcg@10", "full/recall@10")
 """Shown first where nothing else is asked for: the first three of these that were measured."""
@@ -27,6 +28,7 @@ def domain_report(
     about: Mapping[str, str] | None = None,
     headline: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    contrasts: Sequence[tuple[str, str, str]] = (),
 ) -> DomainReport:
     """The rows of one target domain, in the order of `results`, each against the baseline.
 
@@ -35,6 +37,9 @@ def domain_report(
     words what a row is (how it was trained, what it controls for). Holm's correction runs over
     rows × `headline`; for the other `metrics`, which nobody should pick from after the fact
     without a price, over rows × all metrics.
+
+    `contrasts` are further questions: (row, row to compare it with, what the difference tells).
+    One whose rows aren't both there is left out.
     """
     names = list(metrics) if metrics else common_metrics(results)
     shown = list(headline or [m for m in HEADLINE if m in names][:3] or names[:3])
@@ -59,7 +64,29 @@ def domain_report(
         baseline=baseline,
         headline=tuple(shown),
         rows=rows,
+        contrasts=_contrasts(results, contrasts, shown),
     )
+
+
+def _contrasts(
+    results: Mapping[str, Runs], asked: Sequence[tuple[str, str, str]], metrics: list[str]
+) -> list[Contrast]:
+    """Each asked pair on each metric, Holm-corrected over all of them."""
+    found = [one for one in asked if one[0] in results and one[1] in results]
+    tables = [
+        compare_table({row: results[row], against: results[against]}, against, metrics)[row]
+        for row, against, _ in found
+    ]
+    corrected = iter(holm([one.p_t for table in tables for one in table]))
+    return [
+        Contrast(
+            row=row,
+            against=against,
+            about=about,
+            versus={one.metric: _versus(replace(one, p_holm=next(corrected))) for one in table},
+        )
+        for (row, against, about), table in zip(found, tables, strict=True)
+    ]
 
 
 def _versus(one: Comparison) -> Versus:

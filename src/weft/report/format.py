@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 
 from weft.evaluation.protocol import Protocol
+from weft.report.model import Contrast, DomainReport, Estimate, Spread, Versus
 
 VERDICT_STYLE = {"gain": "bold green", "loss": "bold red", "unclear": "dim"}
 VERDICT_MARK = {"gain": "▲", "loss": "▼", "unclear": "≈"}
@@ -21,6 +23,16 @@ def signed(value: float) -> str:
     """`+0.0044`, `−0.0140` with a real minus sign, `0.0000` for what rounds to nothing."""
     text = f"{value:+.4f}"
     return "0.0000" if float(text) == 0 else text.replace("-", "−")
+
+
+def half(one: Estimate | Versus) -> str:
+    """`±.0255`: half of the 95 % interval."""
+    return f"±{(one.high - one.low) / 2:.4f}".replace("±0.", "±.")
+
+
+def seeds_range(one: Spread) -> str:
+    """`0.1402 … 0.1488`: the smallest and the largest run."""
+    return f"{number(one.low)} … {number(one.high)}"
 
 
 def p_value(p: float) -> str:
@@ -69,3 +81,69 @@ def protocol_line(protocol: Protocol) -> str:
         masked = "history masked" if protocol.mask_history else "history not masked"
         parts.append(f"whole catalogue ({masked})")
     return ", ".join(parts)
+
+
+def contrast_label(one: Contrast) -> str:
+    """`weaverec − soup: what transfer adds beyond averaging`."""
+    return plain(f"{one.row} − {one.against}") + (f": {plain(one.about)}" if one.about else "")
+
+
+def seeds_verdict(domain: DomainReport, featured: str) -> str:
+    """One sentence: is the featured row's gain larger than what another seed would change?
+
+    The seeds' spread is that of the row or the baseline, whichever is wider. Empty where nothing
+    was repeated.
+    """
+    row, base = domain.row(featured), domain.row(domain.baseline)
+    if row is None or base is None or row.name == base.name:
+        return ""
+    said: dict[str, list[str]] = {}
+    count = 0
+    for metric in domain.headline:
+        runs = [one.seeds[metric] for one in (row, base) if metric in one.seeds]
+        if not runs:
+            continue
+        count = max(count, *(one.seeds for one in runs))
+        spread = max(one.high - one.low for one in runs)
+        gain = row.versus[metric].difference
+        verb = "loses more" if gain < 0 else "gains more"
+        kind = f"{verb} than the seeds' spread" if abs(gain) > spread else _WITHIN
+        numbers = f"{metric_label(metric)} ({signed(gain)}, spread {number(spread)})"
+        said.setdefault(kind, []).append(numbers)
+    if not said:
+        return ""
+    parts = [f"{kind} on {', '.join(metrics)}" for kind, metrics in said.items()]
+    lesson = ": a gain smaller than the seeds' spread is not a gain" if _WITHIN in said else ""
+    return (
+        f"Over {count} seeds, {plain(row.name)} {' and '.join(parts)}{lesson}. "
+        f"Compared with {plain(base.name)}."
+    )
+
+
+_WITHIN = "stays within the seeds' spread"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where a run's time went: `kinds` (name, seconds, stages) and the `longest` stages."""
+
+    total: float
+    kinds: list[tuple[str, float, int]]
+    longest: list[tuple[str, float]]
+
+
+def spent(timings: dict[str, float], longest: int = 5) -> Spent:
+    """Sums by the first word of a stage's label (train, evaluate, merge, domain, …)."""
+    kinds: dict[str, list[float]] = {}
+    for name, value in timings.items():
+        kinds.setdefault(plain(name).split(" ")[0], []).append(value)
+    sums = [(kind, sum(values), len(values)) for kind, values in kinds.items()]
+    by_time = sorted(timings.items(), key=lambda one: -one[1])
+    return Spent(sum(timings.values()), sorted(sums, key=lambda one: -one[1]), by_time[:longest])
+
+
+def spent_line(timings: dict[str, float]) -> str:
+    """`42 min 10 s of work in 97 stages: train 33 min 20 s (27), …`."""
+    said = spent(timings)
+    kinds = ", ".join(f"{kind} {seconds(value)} ({count})" for kind, value, count in said.kinds)
+    return f"{seconds(said.total)} of work in {len(timings)} stages: {kinds}"

@@ -61,6 +61,18 @@ class Row(_Value):
     seeds: dict[str, Spread] = {}
 
 
+class Contrast(_Value):
+    """Two rows other than the baseline, paired: `row` minus `against` on the headline metrics.
+
+    Holm's correction runs over a domain's contrasts × headline metrics.
+    """
+
+    row: str
+    against: str
+    about: str = ""  # in a few words, what the difference tells
+    versus: dict[str, Versus]
+
+
 class DomainReport(_Value):
     """All rows measured on one target domain under one protocol; see `build.domain_report`."""
 
@@ -69,6 +81,7 @@ class DomainReport(_Value):
     baseline: str
     headline: tuple[str, ...]  # the metrics shown first: one family for Holm's correction
     rows: list[Row]
+    contrasts: list[Contrast] = []
 
     def row(self, name: str) -> Row | None:
         return next((row for row in self.rows if row.name == name), None)
@@ -88,6 +101,15 @@ Curve = list[tuple[int, float | None, float | None]]
 """(step, training loss, validation metric); None where one wasn't measured."""
 
 
+class Branch(_Value):
+    """What a learning curve is of: `kind` is for people, and `shown` says that it is drawn at
+    first; others wait in the figure's legend."""
+
+    domains: list[str]
+    kind: str
+    shown: bool = True
+
+
 class RunReport(_Value):
     """A run's report. `timings` (stage -> seconds) are kept in a file of their own,
     so that two runs of one recipe write the same `report.json`."""
@@ -98,6 +120,7 @@ class RunReport(_Value):
     featured: str = ""  # the row that the run is about, e.g. "weaverec"
     domains: list[DomainReport]
     learning_curves: dict[str, Curve] = {}
+    branches: dict[str, Branch] = {}  # what each learning curve is of, by the same name
     validation_metric: str = "NDCG@10"  # what the third number of a curve's point is
     users: list[UserCase] = []
     notes: list[str] = []

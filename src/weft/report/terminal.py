@@ -1,80 +1,166 @@
-"""A report in the terminal."""
+"""A report in the terminal: a table per target domain, readable from 80 columns on."""
 
 from __future__ import annotations
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from weft.report.format import (
     VERDICT_MARK,
     VERDICT_STYLE,
+    half,
+    metric_label,
     number,
-    p_value,
     plain,
     protocol_line,
-    seconds,
+    seeds_range,
+    seeds_verdict,
     signed,
+    spent_line,
 )
-from weft.report.model import DomainReport, Row, RunReport, UserCase
+from weft.report.model import Contrast, DomainReport, Estimate, Row, RunReport, UserCase, Versus
+
+WIDE = 104  # columns from which on a table says differences, and suggestions stand side by side
+HISTORY, SUGGESTED = 4, 3  # titles shown of a user
 
 
 def render_terminal(report: RunReport, console: Console | None = None) -> None:
-    """Print title, a table per target domain, users and timings."""
-    console = console or Console()
+    """Print title, a table per target domain, users, notes and time."""
+    console = console or Console(highlight=False)
     console.print(Text(plain(report.title), "bold"), Text(f"({plain(report.system)})", "dim"))
     if report.summary:
         console.print(Text(plain(report.summary)))
     for domain in report.domains:
-        console.print(_domain(domain))
-    for case in report.users:
-        console.print(_user(case))
-    for note in report.notes:
-        console.print(Text(f"· {plain(note)}"))
+        console.print(_domain(domain, report.featured, console.width))
+    if report.domains:
+        console.print(Text(f"\n{_legend(report)}", "dim"))
+    for number_of, case in enumerate(report.users, start=1):
+        console.print(_user(case, number_of, console.width))
+    for place, note in enumerate(report.notes):
+        console.print(Text(("" if place else "\n") + f"· {plain(note)}", "dim"))
     if report.timings:
-        spent = ", ".join(f"{plain(name)} {seconds(s)}" for name, s in report.timings.items())
-        console.print(Text(f"\nTime: {spent}", "dim"))
+        console.print(Text(f"\nTime: {spent_line(report.timings)}", "dim"))
 
 
-def _domain(domain: DomainReport) -> RenderableType:
+def _legend(report: RunReport) -> str:
+    baselines = " or ".join(dict.fromkeys(plain(domain.baseline) for domain in report.domains))
+    return (
+        f"± is half of a 95 % interval. ▲ gain, ▼ loss, ≈ unclear: against {baselines} (or the row"
+        " named), paired over users; Holm-corrected p < .05 over the table"
+    )
+
+
+def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
+    wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    for metric in domain.headline:
+        label = metric_label(metric)
+        table.add_column(label if wide else label.replace(" (all items)", ", all"), no_wrap=True)
+    for row in domain.rows:
+        style = {domain.baseline: "underline", featured: "bold"}.get(row.name, "")
+        cells = [_cell(row, metric, wide) for metric in domain.headline]
+        table.add_row(Text(plain(row.name), style), *cells)
+        if row.seeds:
+            table.add_row(*_seeds_cells(row, domain.headline))
+    row_before = ""
+    for one in domain.contrasts:
+        if one.row != row_before:
+            table.add_row(Text(f"{plain(one.row)} minus", "dim"))
+        row_before = one.row
+        table.add_row(*_contrast_cells(one, domain.headline))
     parts: list[RenderableType] = [
         Text(f"\n{plain(domain.domain)}", "bold"),
         Text(protocol_line(domain.protocol), "dim"),
+        table,
     ]
-    for metric in domain.headline:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
-        table.add_column(metric)
-        for column in ("mean", f"− {plain(domain.baseline)}"[:16], "95 % interval", "Holm p", ""):
-            table.add_column(column, no_wrap=True)
-        for row in domain.rows:
-            table.add_row(Text(plain(row.name)), *_cells(row, metric))
-        parts.append(table)
+    told = [
+        f"{plain(one.row)} − {plain(one.against)}: {one.about}"
+        for one in domain.contrasts
+        if one.about
+    ]
+    parts += [Text(plain(line), "dim") for line in told]
+    if sentence := seeds_verdict(domain, featured):
+        parts.append(Text(sentence))
     return Group(*parts)
 
 
-def _cells(row: Row, metric: str) -> list[Text]:
-    cells = [Text(number(row.metrics[metric].mean))]
+def _cell(row: Row, metric: str, wide: bool) -> Text:
+    """`0.1443 ±.0261 ▲`, with the difference where there is room for it."""
+    text = _mean(row.metrics[metric])
     one = row.versus.get(metric)
+    if one is not None:
+        said = f"{signed(one.difference)} " if wide else ""
+        text.append(f" {said}{VERDICT_MARK[one.verdict]}", VERDICT_STYLE[one.verdict])
+    return text
+
+
+def _mean(one: Estimate) -> Text:
+    return Text.assemble(number(one.mean), (f" {half(one)}", "dim"))
+
+
+def _seeds_cells(row: Row, metrics: tuple[str, ...]) -> list[Text]:
+    count = max(one.seeds for one in row.seeds.values())
+    cells = [seeds_range(row.seeds[m]) if m in row.seeds else "" for m in metrics]
+    return [Text(f"  over {count} seeds", "dim"), *(Text(cell, "dim") for cell in cells)]
+
+
+def _contrast_cells(one: Contrast, metrics: tuple[str, ...]) -> list[Text]:
+    found = [one.versus.get(metric) for metric in metrics]
+    return [Text(f"  {plain(one.against)}"), *(_difference(versus) for versus in found)]
+
+
+def _difference(one: Versus | None) -> Text:
     if one is None:
-        return cells
-    style = VERDICT_STYLE[one.verdict]
-    return [
-        *cells,
-        Text(signed(one.difference), style),
-        Text(f"{signed(one.low)} … {signed(one.high)}"),
-        Text(p_value(one.p_holm)),
-        Text(f"{VERDICT_MARK[one.verdict]} {one.verdict}", style),
-    ]
+        return Text()
+    said = f"{signed(one.difference)} "
+    return Text.assemble(
+        (said, VERDICT_STYLE[one.verdict]),
+        (half(one), "dim"),
+        (f" {VERDICT_MARK[one.verdict]}", VERDICT_STYLE[one.verdict]),
+    )
 
 
-def _user(case: UserCase) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_row(Text("had", "dim"), Text("; ".join(plain(title) for title in case.history[-5:])))
-    table.add_row(Text("took", "dim"), Text(plain(case.target), "bold"))
-    for name, titles in case.suggestions.items():
-        text = Text()
-        for place, title in enumerate(titles[:3]):
-            text.append("; " if place else "")
-            text.append(plain(title), "bold green" if title == case.target else "")
-        table.add_row(Text(plain(name), "dim"), text)
-    return Group(Text(f"\nuser {plain(case.user)}, {plain(case.domain)}", "bold"), table)
+def _user(case: UserCase, place: int, width: int) -> RenderableType:
+    """What a user had, took next, and was suggested; a hit is marked with ✓."""
+    inner = min(width, 140) - 2
+    had = [plain(title) for title in case.history]
+    lines = [Text(f"  {_fit(title, inner - 2)}") for title in had[-HISTORY:]]
+    if len(had) > HISTORY:
+        lines.insert(0, Text(f"  … {len(had) - HISTORY} earlier", "dim"))
+    took = Text.assemble(("took next  ", "dim"), (_fit(plain(case.target), inner - 11), "bold"))
+    rows = list(case.suggestions.items())
+    each = (inner - 3) // 2 if width >= WIDE and len(rows) == 2 else inner
+    blocks = [_suggested(name, titles, case.target, each) for name, titles in rows]
+    if each < inner:
+        side = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+        side.add_column(width=each)
+        side.add_column(width=each)
+        side.add_row(*blocks)
+        blocks = [side]
+    body = Group(Text("had, oldest first", "dim"), *lines, took, *blocks)
+    head = f"\nUser {place}: {plain(case.user)}, {plain(case.domain)}"
+    return Group(Text(head, "bold"), Padding(body, (0, 0, 0, 2)))
+
+
+def _suggested(name: str, titles: list[str], target: str, width: int) -> RenderableType:
+    found = titles.index(target) + 1 if target in titles else 0
+    said = f"✓ at {found}" if found else f"not among its first {len(titles)}"
+    head = Text.assemble((plain(name), "dim"), "  ", (said, "bold green" if found else "dim"))
+    out = [head]
+    for place, title in enumerate(titles, start=1):
+        if place <= SUGGESTED or place == found:
+            mark = "✓" if place == found else " "
+            text = f"{mark} {place}  {_fit(plain(title), width - 5)}"
+            out.append(Text(text, "bold green" if place == found else ""))
+    return Group(*out)
+
+
+def _fit(text: str, cells: int) -> str:
+    """Cut to so many cells of the terminal, with an ellipsis."""
+    if cell_len(text) <= cells:
+        return text
+    return set_cell_size(text, max(1, cells - 1)).rstrip() + "…"
