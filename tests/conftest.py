@@ -14,8 +14,8 @@ import pytest
 
 from weft.data.domain import Catalogue, Domain, Examples, Sequences
 
-COLOURS = "red blue green black white amber".split()
-THINGS = "mug table chair lamp kettle rug shelf clock".split()
+COLOURS = ["red", "blue", "green", "black", "white", "amber"]
+THINGS = ["mug", "table", "chair", "lamp", "kettle", "rug", "shelf", "clock"]
 ENCODERS = ("bert", "roberta", "deberta", "modernbert")
 
 

@@ -145,7 +145,7 @@ def test_targets_are_names_or_endings() -> None:
     assert target_modules(Toy(), "all-linear") == ["query", "subquery"]
     assert target_modules(Toy(), ["query"]) == ["query"]
     assert target_modules(Toy(), ["0"]) == ["pooler.0"]
-    with pytest.raises(WeftError, match="no linear module.*nothing"):
+    with pytest.raises(WeftError, match=r"no linear module.*nothing"):
         target_modules(Toy(), ["nothing"])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from weft.artifacts.hashing import hash_file
+from weft.backbones.cpu import keep_freed_memory, use_short_attention
 from weft.errors import WeftError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -146,7 +147,8 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
         model, info = AutoModel.from_pretrained(
             folder,
             dtype=dtype_of(precision),
-            attn_implementation="eager",  # faster than sdpa on the CPU at these lengths
+            # On the CPU, sdpa's backward pass takes longer than all the rest at these lengths.
+            attn_implementation="eager" if device == "cpu" else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -158,5 +160,8 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:  # transformers would leave these at random values
         raise WeftError(f"{folder} lacks {len(missing)} of the backbone's weights: {missing[0]}, …")
+    if device == "cpu":
+        keep_freed_memory()
+        use_short_attention(model)
     model.to(device).eval()
     return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder)
