@@ -2,22 +2,39 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 from weft.cli.report import report as report_command
 from weft.errors import WeftError
-from weft.evaluation.compare import holm
-from weft.report.format import number, p_value, plain, seconds, signed
+from weft.evaluation.compare import compare, holm
+from weft.report.build import domain_report
+from weft.report.figures import common_rows, curve_lines, curve_panels
+from weft.report.format import (
+    number,
+    p_value,
+    plain,
+    seconds,
+    seeds_verdict,
+    signed,
+    spent,
+    spent_line,
+)
 from weft.report.html import html_page, render_html
 from weft.report.markdown import render_markdown
-from weft.report.model import RunReport
+from weft.report.model import DomainReport, RunReport
 from weft.report.terminal import render_terminal
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+
+from worlds import result
 
 
 class _Tags(HTMLParser):
@@ -89,6 +106,119 @@ def test_the_headline_is_one_family_and_the_rest_another(report: RunReport) -> N
     assert domain.row("weaverec").seeds["ndcg@5"].seeds == 2
 
 
+def test_contrasts_are_paired_tests_of_their_own_family(report: RunReport) -> None:
+    domain = report.domains[0]
+    assert [(one.row, one.against) for one in domain.contrasts] == [
+        ("weaverec", domain.rows[2].name),
+        (domain.rows[2].name, "target-only"),
+    ]
+    assert all(tuple(one.versus) == domain.headline for one in domain.contrasts)
+    found = [one.versus[metric] for one in domain.contrasts for metric in domain.headline]
+    assert [one.p_holm for one in found] == pytest.approx(holm([one.p_t for one in found]))
+    row, other = domain.row("weaverec"), domain.row(domain.rows[2].name)
+    assert row is not None and other is not None
+    means = row.metrics["ndcg@5"].mean - other.metrics["ndcg@5"].mean
+    assert domain.contrasts[0].versus["ndcg@5"].difference == pytest.approx(means)
+
+
+def test_a_contrast_is_the_comparison_of_its_two_rows() -> None:
+    a, b, c = result([1.0, 2, 3, 9]), result([2.0, 2, 9, 9]), result([9.0, 9, 9, 1])
+    domain = domain_report(
+        {"base": c, "new": a, "old": b},
+        "base",
+        headline=["ndcg@5"],
+        contrasts=[("new", "old", "x")],
+    )
+    (alone,) = compare(a, b, ["ndcg@5"])
+    one = domain.contrasts[0].versus["ndcg@5"]
+    assert (one.difference, one.low, one.high) == (alone.difference, alone.low, alone.high)
+    assert (one.p_t, one.p_holm) == (alone.p_t, alone.p_t)
+    assert domain_report({"base": c, "new": a}, "base").contrasts == []
+
+
+def _repeated(base: list[float], *runs: list[float]) -> DomainReport:
+    rows = {
+        "base": result(base),
+        "new": [result(ranks) for ranks in runs],
+    }
+    return domain_report(rows, "base", headline=["hit@1"])
+
+
+def test_a_gain_is_weighed_against_the_spread_of_the_seeds() -> None:
+    steady = seeds_verdict(_repeated([9.0] * 4, [1.0] * 4, [1.0] * 4), "new")
+    assert steady == (
+        "Over 2 seeds, new gains more than the seeds' spread on Hit@1 (+1.0000, spread 0.0000). "
+        "Compared with base."
+    )
+    lucky = seeds_verdict(_repeated([1.0, 9, 9, 9], [1.0] * 4, [9.0] * 4), "new")
+    assert "stays within the seeds' spread on Hit@1 (+0.2500, spread 1.0000)" in lucky
+    assert "a gain smaller than the seeds' spread is not a gain" in lucky
+    worse = seeds_verdict(_repeated([1.0] * 4, [9.0] * 4, [9.0] * 4), "new")
+    assert "new loses more than the seeds' spread on Hit@1 (−1.0000" in worse
+    single = domain_report({"base": result([1.0, 2]), "new": result([2.0, 1])}, "base")
+    assert seeds_verdict(single, "new") == ""
+
+
+def test_contrasts_and_seeds_stand_in_all_three_outputs(report: RunReport, page: str) -> None:
+    console = Console(width=120, highlight=False)
+    with console.capture() as captured:
+        render_terminal(report, console)
+    shown, text, written = captured.get(), _Tags(page).text, render_markdown(report)
+    low = number(report.domains[0].rows[1].seeds["ndcg@1"].low)
+    for output in (shown, text, written):
+        assert "weaverec − " in output
+        assert "what " in output and " is for" in output
+        assert f"{low} … " in output
+        assert "2 seeds" in output
+        assert "Over 2 seeds, weaverec " in output
+
+
+def test_curves_are_drawn_a_panel_a_domain_with_every_point(report: RunReport) -> None:
+    panels = curve_panels(report)
+    toys = report.domains[0].domain
+    assert next(iter(panels)) == toys
+    assert panels[toys] == [
+        "train toys",
+        *(n for n in report.learning_curves if n[0] == "<"),
+        "train toys, again",
+    ]
+    traces = curve_lines(report, panels[toys], 1, toys).data
+    assert [trace.visible for trace in traces] == [True, True, "legendonly"]
+    assert list(traces[0].x) == [0, 5] and list(traces[0].y) == [2.5, 1.25]
+    old = report.model_copy(update={"branches": {}})
+    assert curve_panels(old) == {"": list(report.learning_curves)}
+    assert len(curve_lines(old, curve_panels(old)[""], 2).data) == 3
+
+
+def test_bars_leave_out_rows_that_only_some_targets_have(report: RunReport) -> None:
+    first = report.domains[0]
+    second = first.model_copy(update={"rows": first.rows[:2]})
+    both = report.model_copy(update={"domains": [first, second]})
+    assert common_rows(both) == ["target-only", "weaverec"]
+
+
+def test_time_is_summed_by_kind_of_work(report: RunReport) -> None:
+    said = spent(report.timings)
+    assert (said.total, said.kinds) == (113.0, [("train", 112.5, 2), ("merge", 0.5, 1)])
+    assert said.longest[0] == ("train lamps", 100.0)
+    line = spent_line(report.timings)
+    assert line == "1 min 53 s of work in 3 stages: train 1 min 52 s (2), merge 0.5 s (1)"
+    assert len(render_markdown(report).split("## Time")[1].splitlines()) < 12
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_keeps_a_row_on_a_line(report: RunReport, width: int) -> None:
+    console = Console(width=width, highlight=False)
+    with console.capture() as captured:
+        render_terminal(report, console)
+    lines = captured.get().splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    row = next(line for line in lines if line.startswith("weaverec") and "±" in line)
+    assert row.count("±") == 2 and re.search(r"[▲▼≈] *$", row)
+    assert any("weaverec  ✓ at 1" in line for line in lines)
+    assert any(line.strip().startswith("✓ 1  Chair") for line in lines)
+
+
 def test_the_page_escapes_foreign_text(page: str) -> None:
     tags = _Tags(page)
     assert "<img src=x onerror=y>" in tags.text
@@ -143,8 +273,8 @@ def test_the_terminal_shows_the_same_without_control_characters(report: RunRepor
     with console.capture() as captured:
         render_terminal(report, console)
     text = captured.get()
-    assert "▲ gain" in text
-    assert "▼ loss" in text
+    assert "▲" in text
+    assert "▼" in text
     assert "\x1b[31m" not in text
     assert "weaverec" in text
 

@@ -9,10 +9,21 @@ from typing import Any
 import plotly.graph_objects as go
 
 from weft.report.format import plain
-from weft.report.model import RunReport
+from weft.report.model import Branch, RunReport
 
 INK, MUTED, LINE, ACCENT, BASELINE = "#1f2733", "#5d6878", "#e3e7ee", "#3848b8", "#8a94a3"
-_OTHERS = ("#7fb3d5", "#e0a458", "#6fb98f", "#b58db6", "#d98880", "#5fa8a3", "#c9b458", "#93a1c9")
+_OTHERS = (
+    "#7fb3d5",
+    "#e0a458",
+    "#6fb98f",
+    "#b58db6",
+    "#d98880",
+    "#5fa8a3",
+    "#c9b458",
+    "#93a1c9",
+    "#a8795a",
+    "#c58fd0",
+)
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -33,9 +44,15 @@ def _wrapped(name: str) -> str:
     return "<br>".join(label(line, 24) for line in lines[:4])
 
 
+def common_rows(report: RunReport) -> list[str]:
+    """The rows that every target has: a source's own adapter, say, is no row of its domain."""
+    first = report.domains[0].rows if report.domains else []
+    return [row.name for row in first if all(domain.row(row.name) for domain in report.domains)]
+
+
 def metric_bars(report: RunReport, metric: str) -> Any:
-    """Bars of one metric: a group per target domain, a bar per row, 95 % intervals."""
-    names = list(dict.fromkeys(row.name for domain in report.domains for row in domain.rows))
+    """Bars of one metric: a group per target domain, a bar per row that all of them have."""
+    names = common_rows(report)
     colours = _colours(report, names)
     figure = go.Figure()
     for name in names:
@@ -75,25 +92,68 @@ def metric_bars(report: RunReport, metric: str) -> Any:
     return figure
 
 
-def curve_lines(report: RunReport, column: int) -> Any:
-    """A line per branch over steps: column 1 is the training loss, 2 the validation metric."""
+def curve_panels(report: RunReport) -> dict[str, list[str]]:
+    """Domain -> the learning curves of branches trained on it, targets first; one panel with all
+    of them where it isn't known what they are of."""
+    known = report.branches
+    if not set(report.learning_curves) <= set(known):
+        return {"": list(report.learning_curves)}
+    targets = [domain.domain for domain in report.domains]
+    domains = dict.fromkeys([*targets, *(d for one in known.values() for d in one.domains)])
+    order = sorted(  # what is shown comes first, the fewer domains the earlier
+        report.learning_curves,
+        key=lambda n: (not known[n].shown, len(known[n].domains), known[n].kind),
+    )
+    of = {d: [name for name in order if d in known[name].domains] for d in domains}
+    return {domain: names for domain, names in of.items() if names}
+
+
+def curve_lines(report: RunReport, names: list[str], column: int, domain: str = "") -> Any:
+    """A line per branch over steps: column 1 is the training loss, 2 the validation metric.
+
+    All points are drawn as they were logged. Lines of one kind share a place in the legend and
+    wait there if they aren't shown at first.
+    """
     figure = go.Figure()
-    palette = (ACCENT, *_OTHERS)
-    for place, (branch, points) in enumerate(report.learning_curves.items()):
+    others = dict.fromkeys(d for one in report.branches.values() for d in one.domains)
+    colour_of = dict(zip(others, _OTHERS * len(others), strict=False))
+    in_legend: set[str] = set()
+    for place, name in enumerate(names):
+        points = report.learning_curves[name]
         pairs = [(point[0], point[column]) for point in points if point[column] is not None]
         if not pairs:
             continue
+        branch = report.branches.get(name) if domain else None
+        if branch is None:
+            kind, shown, colour = label(name), place < len(_OTHERS), _OTHERS[place % len(_OTHERS)]
+        else:
+            rest = [one for one in branch.domains if one != domain]
+            kind = label(branch.kind + (f" + {rest[0]}" if len(rest) == 1 else ""), 32)
+            shown = branch.shown
+            colour = colour_of[rest[0]] if len(rest) == 1 else ACCENT if shown else BASELINE
         figure.add_scatter(
             x=[step for step, _ in pairs],
             y=[value for _, value in pairs],
-            name=label(branch),
-            showlegend=True,
-            mode="lines" if len(pairs) > 12 else "lines+markers",
-            line={"color": palette[place % len(palette)], "width": 2},
-            marker={"size": 5},
+            name=kind,
+            legendgroup=kind,
+            showlegend=kind not in in_legend,
+            visible=True if shown else "legendonly",
+            mode="lines" if len(pairs) > 5 else "lines+markers",
+            line={"color": colour, "width": 2 if shown else 1.4, **_dash(branch)},
+            marker={"size": 4},
+            hovertemplate=f"{label(name)}<br>step %{{x}}: %{{y:.4f}}<extra></extra>",
         )
+        in_legend.add(kind)
     figure.update_layout(**_layout(), xaxis=_axis(), yaxis=_axis())
     return figure
+
+
+def _dash(branch: Branch | None) -> dict[str, str]:
+    """Hidden kinds are told apart by their dash, as they share one colour."""
+    if branch is None or branch.shown:
+        return {}
+    dashes = ("dash", "dot", "dashdot", "longdash")
+    return {"dash": dashes[sum(map(ord, branch.kind)) % len(dashes)]}
 
 
 def _colours(report: RunReport, names: list[str]) -> dict[str, str]:
@@ -119,9 +179,16 @@ def _layout() -> dict[str, Any]:
     return {
         "template": "none",
         "font": {"family": _FONT, "size": 12, "color": INK},
-        "margin": {"l": 48, "r": 8, "t": 8, "b": 32},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 32},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": 1.03, "yanchor": "bottom", "x": 0},
+        "legend": {
+            "orientation": "h",
+            "y": 1.03,
+            "yanchor": "bottom",
+            "x": 0,
+            "itemwidth": 30,
+            "font": {"size": 11},
+        },
         "hoverlabel": {"font": {"family": _FONT}},
     }

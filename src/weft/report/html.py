@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from weft.artifacts.atomic import new_file
-from weft.report.figures import curve_lines, metric_bars
-from weft.report.format import metric_label, protocol_line, seconds
+from weft.report.figures import common_rows, curve_lines, curve_panels, metric_bars
+from weft.report.format import metric_label, protocol_line, seconds, seeds_verdict
 from weft.report.html_tables import (
+    contrasts_table,
     esc,
     full_table,
     overview,
@@ -17,6 +18,7 @@ from weft.report.html_tables import (
     protocol_table,
     results_table,
     seeds_table,
+    time_table,
 )
 from weft.report.model import DomainReport, RunReport, UserCase
 
@@ -33,9 +35,10 @@ _PRINT = (
 )
 _HOW_TO_READ = (
     "A mean is over users. A difference pairs each user's value with the same user's value "
-    "under the baseline. Lines and ranges are 95 % intervals, each on its own. p is that of a paired t-test, "
+    "under the baseline (or under the row that is named). Lines and ranges are 95 % intervals, each on its own. p is that of a paired t-test, "
     "Holm-corrected over all rows and metrics of the table shown; for the further metrics that "
-    "are folded away, over all rows and all metrics. Gain and loss are differences with p below "
+    "are folded away, over all rows and all metrics. A range over seeds is from the lowest to the "
+    "highest run. Gain and loss are differences with p below "
     ".05, and a loss is negative transfer; unclear means that the users measured can't tell. "
     "A target that ties with other items gets the mean rank of the tie."
 )
@@ -90,10 +93,12 @@ def _header(report: RunReport) -> str:
 
 
 def _domain(domain: DomainReport, report: RunReport) -> str:
-    seeds = seeds_table(domain)
+    seeds, verdict = seeds_table(domain), seeds_verdict(domain, report.featured)
     return (
         f"<h2>{esc(domain.domain)}</h2><p class='protocol'>{esc(protocol_line(domain.protocol))}</p>"
         + results_table(domain, report.featured)
+        + contrasts_table(domain)
+        + (f"<p class='verdict'>{esc(verdict)}</p>" if verdict else "")
         + _fold("Every metric and test", full_table(domain))
         + (_fold("Spread over seeds", seeds) if seeds else "")
         + _fold("Protocol", protocol_table(domain))
@@ -106,23 +111,35 @@ def _fold(title: str, content: str) -> str:
 
 def _figures(report: RunReport) -> str:
     out = ""
+    if any(len(domain.rows) > len(common_rows(report)) for domain in report.domains):
+        out += "<p class='protocol'>Bars are of the rows that every target has.</p>"
     for place, metric in enumerate(report.headline_metrics()):
         caption = f"{metric_label(metric)} by target domain, with 95 % intervals"
         out += _figure(metric_bars(report, metric), f"bars-{place}", caption)
-    captions = ("Training loss by step", f"Validation by step: {report.validation_metric}")
-    curves = "".join(
-        _figure(curve_lines(report, column), f"curves-{column}", caption)
-        for column, caption in enumerate(captions, 1)
-        if any(
-            point[column] is not None for line in report.learning_curves.values() for point in line
+    out += _curves(report)
+    return f"<h2>Figures</h2>{out}" if "<figure>" in out else ""
+
+
+def _curves(report: RunReport) -> str:
+    """Every point as it was logged, a figure a domain; what is hidden is one click away."""
+    out = ""
+    said = ("Training loss by step", f"Validation by step: {report.validation_metric}")
+    for column, caption in enumerate(said, 1):
+        if all(point[column] is None for line in report.learning_curves.values() for point in line):
+            continue
+        drawn = "".join(
+            _figure(
+                curve_lines(report, names, column, domain), f"curves-{column}-{place}", domain, 320
+            )
+            for place, (domain, names) in enumerate(curve_panels(report).items())
         )
-    )
-    if curves:
-        out += f"<div class='pair'>{curves}</div>"
-    return f"<h2>Figures</h2>{out}" if out else ""
+        out += f"<h3>{esc(caption)}</h3><div class='pair'>{drawn}</div>"
+    hidden = any(not branch.shown for branch in report.branches.values())
+    hint = "<p class='protocol'>Click a name in a legend to show or hide its lines.</p>"
+    return out + (hint if out and hidden else "")
 
 
-def _figure(figure: Any, name: str, caption: str) -> str:
+def _figure(figure: Any, name: str, caption: str, height: int = 360) -> str:
     import plotly.io
 
     drawn: str = plotly.io.to_html(
@@ -130,7 +147,7 @@ def _figure(figure: Any, name: str, caption: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        default_height="360px",
+        default_height=f"{height}px",
         config={"displayModeBar": False, "responsive": True},
     )
     return f"<figure><figcaption>{esc(caption)}</figcaption>{drawn}</figure>"
@@ -177,4 +194,8 @@ def _timings(report: RunReport) -> str:
     if not report.timings:
         return ""
     lines = [[esc(name), seconds(value)] for name, value in report.timings.items()]
-    return "<h2>Time</h2>" + plain_table(("stage", "time"), lines)
+    every = _fold("Every stage", plain_table(("stage", "time"), lines))
+    return (
+        "<h2>Time</h2><p class='protocol'>Summed over worker processes, which work side by side.</p>"
+        f"{time_table(report.timings)}{every}"
+    )

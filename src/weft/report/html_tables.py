@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from weft.report.format import (
@@ -10,9 +11,12 @@ from weft.report.format import (
     number,
     p_value,
     plain,
+    seconds,
+    seeds_range,
     signed,
+    spent,
 )
-from weft.report.model import DomainReport, Row, RunReport, Versus
+from weft.report.model import Contrast, DomainReport, Row, RunReport, Versus
 
 
 def esc(text: str) -> str:
@@ -77,6 +81,39 @@ def results_table(domain: DomainReport, featured: str) -> str:
     )
 
 
+def contrasts_table(domain: DomainReport) -> str:
+    """The paired differences between rows; empty if none were asked for."""
+    if not domain.contrasts:
+        return ""
+    metrics = domain.headline
+    widest = {metric: _widest(domain.contrasts, metric) for metric in metrics}
+    body = "".join(
+        f"<tr><th scope='row'>{esc(one.row)} − {esc(one.against)}"
+        f"<small>{esc(one.about)}</small></th>"
+        + "".join(_versus_cell(one, m, widest[m], metric_label(m)) for m in metrics)
+        + "</tr>"
+        for one in domain.contrasts
+    )
+    head = "".join(f"<th scope='col'>{metric_label(metric)}</th>" for metric in metrics)
+    return (
+        "<div class='scroll'><table class='results contrasts'><thead><tr>"
+        f"<th scope='col'>paired difference</th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def time_table(timings: dict[str, float]) -> str:
+    """Sums by kind of work, and the stages that took longest."""
+    said = spent(timings)
+    kinds = [[esc(kind), str(count), seconds(value)] for kind, value, count in said.kinds]
+    kinds.append(["<b>all</b>", f"<b>{len(timings)}</b>", f"<b>{seconds(said.total)}</b>"])
+    longest = [[esc(name), seconds(value)] for name, value in said.longest]
+    return (
+        f"<div class='pair'>{plain_table(('kind', 'stages', 'time'), kinds)}"
+        f"{plain_table(('longest stages', 'time'), longest)}</div>"
+    )
+
+
 def full_table(domain: DomainReport) -> str:
     """Every row and metric with all that is known of it."""
     head = (
@@ -104,7 +141,7 @@ def seeds_table(domain: DomainReport) -> str:
             str(one.seeds),
             number(one.mean),
             number(one.sd),
-            f"{number(one.low)} … {number(one.high)}",
+            seeds_range(one),
         ]
         for row in domain.rows
         for metric, one in row.seeds.items()
@@ -142,11 +179,16 @@ def _mean_cell(row: Row, metric: str) -> str:
         return f"<td data-label='{metric_label(metric)}'>–</td>"
     return (
         f"<td class='mean' data-label='{metric_label(metric)}'><b>{number(one.mean)}</b>"
-        f"<small>{number(one.low)} … {number(one.high)}</small></td>"
+        f"<small>{number(one.low)} … {number(one.high)}</small>{_over_seeds(row, metric)}</td>"
     )
 
 
-def _versus_cell(row: Row, metric: str, widest: float, label: str) -> str:
+def _over_seeds(row: Row, metric: str) -> str:
+    one = row.seeds.get(metric)
+    return f"<small>{one.seeds} seeds: {seeds_range(one)}</small>" if one else ""
+
+
+def _versus_cell(row: Row | Contrast, metric: str, widest: float, label: str) -> str:
     one = row.versus.get(metric)
     if one is None:
         return "<td class='versus none'></td>"
@@ -171,7 +213,7 @@ def _whisker(one: Versus, widest: float) -> str:
     )
 
 
-def _widest(rows: list[Row], metric: str) -> float:
+def _widest(rows: Sequence[Row | Contrast], metric: str) -> float:
     found = [row.versus[metric] for row in rows if metric in row.versus]
     return max((max(abs(one.low), abs(one.high)) for one in found), default=0.0)
 

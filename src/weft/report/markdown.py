@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 
 from weft.report.format import (
+    contrast_label,
     metric_label,
     number,
     p_value,
     plain,
     protocol_line,
     seconds,
+    seeds_range,
+    seeds_verdict,
     signed,
+    spent,
 )
-from weft.report.model import DomainReport, Row, RunReport, UserCase
+from weft.report.model import Contrast, DomainReport, Row, RunReport, UserCase, Versus
 
 
 def render_markdown(report: RunReport) -> str:
@@ -21,14 +25,13 @@ def render_markdown(report: RunReport) -> str:
     parts = [f"# {text(report.title)}", f"System: {text(report.system)}"]
     if report.summary:
         parts.append(text(report.summary))
-    parts += [_domain(domain) for domain in report.domains]
+    parts += [_domain(domain, report.featured) for domain in report.domains]
     if report.users:
         parts += ["## What is suggested", *(_user(case) for case in report.users)]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {text(note)}" for note in report.notes)]
     if report.timings:
-        rows = [[text(name), seconds(value)] for name, value in report.timings.items()]
-        parts += ["## Time", _table(["stage", "time"], rows)]
+        parts += ["## Time", _time(report.timings)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -37,7 +40,7 @@ def text(value: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~!&$@])", r"\\\1", plain(value))
 
 
-def _domain(domain: DomainReport) -> str:
+def _domain(domain: DomainReport, featured: str) -> str:
     metrics = domain.headline
     header = [""]
     for metric in metrics:
@@ -46,25 +49,48 @@ def _domain(domain: DomainReport) -> str:
         [text(row.name)] + [cell for metric in metrics for cell in _cells(row, metric)]
         for row in domain.rows
     ]
-    return (
-        f"## {text(domain.domain)}\n\n{text(protocol_line(domain.protocol))}.\n\n"
-        + _table(header, rows)
-        + "\n\nIn brackets: 95 % intervals. p: paired t-test, Holm-corrected over this table."
-    )
+    parts = [
+        f"## {text(domain.domain)}",
+        f"{text(protocol_line(domain.protocol))}.",
+        _table(header, rows),
+        "In brackets: 95 % intervals. p: paired t-test, Holm-corrected over the table.",
+    ]
+    if domain.contrasts:
+        header = ["paired difference", *(metric_label(metric) for metric in metrics)]
+        parts.append(_table(header, [_contrast(one, metrics) for one in domain.contrasts]))
+    if sentence := seeds_verdict(domain, featured):
+        parts.append(text(sentence))
+    return "\n\n".join(parts)
+
+
+def _contrast(one: Contrast, metrics: tuple[str, ...]) -> list[str]:
+    found = [one.versus.get(metric) for metric in metrics]
+    return [text(contrast_label(one)), *(_versus(versus) if versus else "" for versus in found)]
+
+
+def _time(timings: dict[str, float]) -> str:
+    said = spent(timings)
+    rows = [[text(kind), str(count), seconds(value)] for kind, value, count in said.kinds]
+    rows.append(["all", str(len(timings)), seconds(said.total)])
+    longest = ", ".join(f"{text(name)} ({seconds(value)})" for name, value in said.longest)
+    return _table(["kind", "stages", "time"], rows) + f"\n\nLongest: {longest}."
 
 
 def _cells(row: Row, metric: str) -> list[str]:
     mean = row.metrics[metric]
     value = f"{number(mean.mean)} [{number(mean.low)}, {number(mean.high)}]"
+    if (runs := row.seeds.get(metric)) is not None:
+        value += f", {runs.seeds} seeds {seeds_range(runs)}"
     one = row.versus.get(metric)
-    if one is None:
-        return [value, ""]
+    return [value, "" if one is None else _versus(one)]
+
+
+def _versus(one: Versus) -> str:
     strong = "" if one.verdict == "unclear" else "**"
-    versus = (
+    return (
         f"{strong}{signed(one.difference)}{strong} [{signed(one.low)}, {signed(one.high)}], "
         f"p {p_value(one.p_holm).replace('<', '&lt;')}, {strong}{one.verdict}{strong}"
     )
-    return [value, versus]
 
 
 def _user(case: UserCase) -> str:

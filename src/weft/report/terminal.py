@@ -21,9 +21,9 @@ from weft.report.format import (
     signed,
     spent_line,
 )
-from weft.report.model import Contrast, DomainReport, Estimate, Row, RunReport, UserCase, Versus
+from weft.report.model import DomainReport, Estimate, Row, RunReport, UserCase, Versus
 
-WIDE = 104  # columns from which on a table says differences, and suggestions stand side by side
+WIDE = 104  # columns from which on suggestions stand side by side
 HISTORY, SUGGESTED = 4, 3  # titles shown of a user
 
 
@@ -54,7 +54,9 @@ def _legend(report: RunReport) -> str:
 
 
 def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
-    wide = width >= WIDE
+    columns = len(domain.headline)
+    wide = width >= 24 + 26 * columns
+    names = max(10, width - (26 if wide else 19) * columns - 2)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for metric in domain.headline:
@@ -63,15 +65,16 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     for row in domain.rows:
         style = {domain.baseline: "underline", featured: "bold"}.get(row.name, "")
         cells = [_cell(row, metric, wide) for metric in domain.headline]
-        table.add_row(Text(plain(row.name), style), *cells)
+        table.add_row(Text(_fit(plain(row.name), names), style), *cells)
         if row.seeds:
             table.add_row(*_seeds_cells(row, domain.headline))
     row_before = ""
     for one in domain.contrasts:
         if one.row != row_before:
-            table.add_row(Text(f"{plain(one.row)} minus", "dim"))
+            table.add_row(Text(_fit(f"{plain(one.row)} minus", names), "dim"))
         row_before = one.row
-        table.add_row(*_contrast_cells(one, domain.headline))
+        against = Text(f"  {_fit(plain(one.against), names - 2)}")
+        table.add_row(against, *(_difference(one.versus.get(m)) for m in domain.headline))
     parts: list[RenderableType] = [
         Text(f"\n{plain(domain.domain)}", "bold"),
         Text(protocol_line(domain.protocol), "dim"),
@@ -106,11 +109,6 @@ def _seeds_cells(row: Row, metrics: tuple[str, ...]) -> list[Text]:
     count = max(one.seeds for one in row.seeds.values())
     cells = [seeds_range(row.seeds[m]) if m in row.seeds else "" for m in metrics]
     return [Text(f"  over {count} seeds", "dim"), *(Text(cell, "dim") for cell in cells)]
-
-
-def _contrast_cells(one: Contrast, metrics: tuple[str, ...]) -> list[Text]:
-    found = [one.versus.get(metric) for metric in metrics]
-    return [Text(f"  {plain(one.against)}"), *(_difference(versus) for versus in found)]
 
 
 def _difference(one: Versus | None) -> Text:

@@ -204,7 +204,7 @@ def _branch(stage: Stage, recipe: Recipe) -> Branch:
     domains = [parent.settings["name"] for parent in stage.parents.values()]
     seeds = {recipe.seed, *(seed for spec in recipe.domains for seed in spec.seeds)}
     if stage.settings["seed"] not in {branch_seed(seed, domains) for seed in seeds}:
-        return Branch(domains=domains, kind="twin of the soup", shown=False)
+        return Branch(domains=domains, kind="soup's twins", shown=False)
     if stage.settings["train"]["epochs"] > recipe.branches.epochs:
         kind = f"{BASELINE}, longer"
     else:
