@@ -41,6 +41,7 @@ class StageProgress:
         )
         self.tasks: dict[str, TaskID] = {}
         self.started: dict[str, float] = {}
+        self.seen: dict[str, tuple[float, float]] = {}  # when and where progress was first told
         self.total: TaskID | None = None
         self.count = self.done = 0
 
@@ -67,8 +68,9 @@ class StageProgress:
             self.started[stage.key] = time.monotonic()
             self.tasks[stage.key] = self.progress.add_task(stage.label, total=None, rate="")
         elif event == "progress":
-            seconds = time.monotonic() - self.started[stage.key]
-            rate = f"{done / seconds:,.0f} {unit}/s" if seconds else ""
+            now = time.monotonic()
+            since, before = self.seen.setdefault(stage.key, (now, done))
+            rate = f"{(done - before) / (now - since):,.0f} {unit}/s" if now > since else ""
             self.progress.update(self.tasks[stage.key], completed=done, total=total, rate=rate)
         elif event == "done":
             self.done += 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from weft import __version__
 from weft.adapters import Adapter
 from weft.errors import WeftError
 from weft.merging.linear import Space, linear_delta, linear_factors
@@ -69,8 +70,10 @@ def _manifest(parts: Sequence[Adapter], recipe: dict[str, Any]) -> dict[str, Any
     manifest = {
         "backbone": first["backbone"],
         "domains": list(domains),
+        "data": {n: h for part in parts for n, h in part.manifest.get("data", {}).items()},
         "parents": [part.weights_hash for part in parts],
         "merge": recipe,
+        "versions": {"weft": __version__},
     }
     if "recommender" in first:
         manifest["recommender"] = first["recommender"]

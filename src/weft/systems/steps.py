@@ -90,15 +90,20 @@ def train_branch(task: Task) -> None:
         lora=LoraSettings.model_validate(said["lora"]),
         lora_seed=said["init_seed"],
     )
+    settings = TrainSettings.model_validate(said["train"] | said["aside"])
     outcome = train(
         recommender,
         parts,
-        TrainSettings.model_validate(said["train"] | said["aside"]),
+        settings,
         seed=said["seed"],
         start=f"{backbone.fingerprint} {said['init_seed']}",
         checkpoints=task.scratch,
         validate=_validator(task, recommender, splits),
-        report=lambda step, steps, _: task.say(step, steps, "steps"),
+        report=lambda step, steps, _: task.say(
+            step * settings.batch * settings.accumulate,
+            steps * settings.batch * settings.accumulate,
+            "examples",
+        ),
     )
     manifest = {
         "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
