@@ -147,14 +147,14 @@ def _repeated(base: list[float], *runs: list[float]) -> DomainReport:
 def test_a_gain_is_weighed_against_the_spread_of_the_seeds() -> None:
     steady = seeds_verdict(_repeated([9.0] * 4, [1.0] * 4, [1.0] * 4), "new")
     assert steady == (
-        "Over 2 seeds, new gains more than the seeds' spread on Hit@1 (+1.0000, spread 0.0000). "
-        "Compared with base."
+        "Over 2 seeds, new against base gains more than the seeds' spread on Hit@1"
+        " (+1.0000, spread 0.0000)."
     )
     lucky = seeds_verdict(_repeated([1.0, 9, 9, 9], [1.0] * 4, [9.0] * 4), "new")
     assert "stays within the seeds' spread on Hit@1 (+0.2500, spread 1.0000)" in lucky
     assert "a gain smaller than the seeds' spread is not a gain" in lucky
     worse = seeds_verdict(_repeated([1.0] * 4, [9.0] * 4, [9.0] * 4), "new")
-    assert "new loses more than the seeds' spread on Hit@1 (−1.0000" in worse
+    assert "base loses more than the seeds' spread on Hit@1 (−1.0000" in worse
     single = domain_report({"base": result([1.0, 2]), "new": result([2.0, 1])}, "base")
     assert seeds_verdict(single, "new") == ""
 
@@ -170,7 +170,7 @@ def test_contrasts_and_seeds_stand_in_all_three_outputs(report: RunReport, page:
         assert "what " in output and " is for" in output
         assert f"{low} … " in output
         assert "2 seeds" in output
-        assert "Over 2 seeds, weaverec " in output
+        assert "Over 2 seeds, weaverec against target-only " in output
 
 
 def test_curves_are_drawn_a_panel_a_domain_with_every_point(report: RunReport) -> None:

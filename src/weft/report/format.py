@@ -112,12 +112,11 @@ def seeds_verdict(domain: DomainReport, featured: str) -> str:
         said.setdefault(kind, []).append(numbers)
     if not said:
         return ""
-    parts = [f"{kind} on {', '.join(metrics)}" for kind, metrics in said.items()]
+    order = sorted(said, key=lambda kind: kind == _WITHIN)  # the lesson follows what it is about
+    parts = [f"{kind} on {', '.join(said[kind])}" for kind in order]
     lesson = ": a gain smaller than the seeds' spread is not a gain" if _WITHIN in said else ""
-    return (
-        f"Over {count} seeds, {plain(row.name)} {' and '.join(parts)}{lesson}. "
-        f"Compared with {plain(base.name)}."
-    )
+    who = f"{plain(row.name)} against {plain(base.name)}"
+    return f"Over {count} seeds, {who} {'; it '.join(parts)}{lesson}."
 
 
 _WITHIN = "stays within the seeds' spread"

@@ -185,7 +185,7 @@ def _mean_cell(row: Row, metric: str) -> str:
 
 def _over_seeds(row: Row, metric: str) -> str:
     one = row.seeds.get(metric)
-    return f"<small>{one.seeds} seeds: {seeds_range(one)}</small>" if one else ""
+    return f"<small>{one.seeds} seeds:<br>{seeds_range(one)}</small>" if one else ""
 
 
 def _versus_cell(row: Row | Contrast, metric: str, widest: float, label: str) -> str:
