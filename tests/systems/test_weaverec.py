@@ -108,7 +108,7 @@ def test_a_run_reports_every_row_with_floors(finished: tuple[Path, RunReport]) -
     ]
     home = report.domains[0].row("weaverec")
     assert home is not None and set(home.versus) >= {"ndcg@1", "ndcg@5"}
-    assert len(report.users) == 6 and set(report.users[0].suggestions) == {
+    assert len(report.users) == 2 and set(report.users[0].suggestions) == {
         "target-only",
         "weaverec",
     }

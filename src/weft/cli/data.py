@@ -148,7 +148,7 @@ def ingest(
     A domain folder has interactions.parquet, items.parquet and domain.json; it is written whole
     or not at all. The filters apply in the order in which they are listed below.
 
-    [bold]Examples[/bold]
+    Examples
 
     weft data ingest clicks.csv shop --items products.csv --column user_id=customer --column item_id=sku --column timestamp=when --item-column item_id=sku --item-column title=name --time-unit iso
 

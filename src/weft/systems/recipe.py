@@ -28,7 +28,7 @@ class _Block(BaseModel):
 class DomainSpec(_Block):
     """One domain: a folder under the data folder, or one of the generated mall's."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="letters, digits, '_', '.', '-'")
     path: str | None = Field(default=None, description="under --data; the name unless given")
     filters: Filters = Filters()
     seeds: tuple[int, ...] = Field(

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.hashing import hash_json
 from weft.artifacts.stages import Stage, missing
 from weft.artifacts.workers import Watch, run_stages
 from weft.data.domain import Domain
-from weft.errors import WeftError
 from weft.evaluation.result import Result
-from weft.recommenders.folder import save_recommender
 from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
 from weft.report.model import Branch, Curve, DomainReport, RunReport, UserCase
 from weft.systems.plan import Plan, default_device
+from weft.systems.publish import Measured, publish
 from weft.systems.recipe import Recipe
 from weft.systems.steps import CURVE, SUGGESTIONS, branch_seed, domain_in, shown_users, split_of
 from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
 
 TIMINGS, STATE = "timings.json", "run.json"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One row of one target: what it is, its adapter, and its result for each seed."""
-
-    target: str
-    row: str
-    about: str
-    adapter: Stage | None
-    evaluations: list[Stage]  # the recipe's seed first
+REPORT_FORMAT = 1  # raised when reports say more or otherwise: finished runs are then reported anew
 
 
 def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
@@ -58,7 +44,9 @@ def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
         for row, (about, adapter) in woven.rows(target).items():
             stages = [adapter, *(rows[row][1] for rows in again if row in rows)]
             evaluations = [plan.evaluation(target, row, stage) for stage in stages]
-            out.append(Measured(target, row, about, adapter, evaluations))
+            seeds = spec.seeds if len(stages) > 1 else ()
+            published = row in (BASELINE, FEATURED)
+            out.append(Measured(target, row, about, adapter, evaluations, seeds, published))
     return out
 
 
@@ -88,7 +76,9 @@ def run(
     plan = Plan(recipe, data, device)
     measured = measured_rows(recipe, plan)
     stages = [stage for one in measured for stage in one.evaluations]
-    key = hash_json([recipe.model_dump(mode="json"), [stage.key for stage in stages]])
+    key = hash_json(
+        [REPORT_FORMAT, recipe.model_dump(mode="json"), [stage.key for stage in stages]]
+    )
     todo = missing(stages, folder)
     if not todo and _finished(folder, key):
         return RunReport.load(folder)
@@ -97,7 +87,7 @@ def run(
     seconds = run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
     timings = _add_timings(folder, seconds)
     report = build_report(recipe, measured, plan, folder, timings)
-    _publish(recipe, measured, plan, folder)
+    publish(measured, plan, folder)
     report.save(folder)
     render_html(report, folder / "report.html")
     (folder / "report.md").write_text(render_markdown(report), "utf-8")
@@ -248,25 +238,3 @@ def _users(
             target=titles[item],
             suggestions={row: by_user[user] for row, by_user in said.items()},
         )
-
-
-def _publish(recipe: Recipe, measured: list[Measured], plan: Plan, run_folder: Path) -> None:
-    """Put what a person uses under plain names: recommenders and each row's ranks."""
-    for one in measured:
-        name = one.row.replace(": ", "-").replace(", ", "-").replace(" ", "-")
-        source = one.evaluations[0].folder(run_folder) / "result"
-        destination = run_folder / "results" / one.target / name
-        shutil.rmtree(destination, ignore_errors=True)
-        shutil.copytree(source, destination)
-        if one.row in (BASELINE, FEATURED) and one.adapter is not None:
-            domain = domain_in(plan.domains[one.target].folder(run_folder))
-            adapter = load_adapter(one.adapter.folder(run_folder) / "adapter")
-            place = run_folder / "recommenders" / one.target / name
-            save_recommender(adapter, domain.items, place, replace=True)
-
-
-def open_report(folder: Path) -> RunReport:
-    """The report of a finished run; an unfinished one is an error that says so."""
-    if not (folder / "report.json").is_file():
-        raise WeftError(f"{folder} holds no finished run (no report.json)")
-    return RunReport.load(folder)

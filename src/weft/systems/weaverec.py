@@ -105,7 +105,8 @@ class WeaveRec:
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         if tuned:
             parents["weights"] = tuned
-        return Stage(merge_branches, settings, parents, f"merge {len(parts)} for {target}")
+        what = " + ".join(part.label.removeprefix("train ") for part in parts)
+        return Stage(merge_branches, settings, parents, f"merge for {target} ({space}): {what}")
 
     def _tuned(self, target: str, parts: list[Stage], space: str) -> Stage:
         settings = {

@@ -1,0 +1,56 @@
+"""Putting what a person uses of a run under plain names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from weft.adapters import load_adapter
+from weft.artifacts.stages import Stage
+from weft.recommenders.folder import save_recommender
+from weft.systems.plan import Plan
+from weft.systems.steps import domain_in
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of one target: what it is, its adapter, and its result for each seed."""
+
+    target: str
+    row: str
+    about: str
+    adapter: Stage | None
+    evaluations: list[Stage]  # the recipe's seed first, then `more_seeds`
+    more_seeds: tuple[int, ...] = ()
+    published: bool = False  # its adapter becomes a recommender folder
+
+    @property
+    def name(self) -> str:
+        """The row's name as a folder's."""
+        return re.sub(r"[^\w.-]+", "-", self.row).strip("-")
+
+
+def publish(measured: Iterable[Measured], plan: Plan, run: Path) -> None:
+    """Fill `results/<target>/<row>` (ranks; more seeds as `<row>-seed-<n>`) and
+    `recommenders/<target>/<row>`; what an earlier recipe left there goes."""
+    kept: set[Path] = set()
+    for one in measured:
+        names = [one.name, *(f"{one.name}-seed-{seed}" for seed in one.more_seeds)]
+        for name, stage in zip(names, one.evaluations, strict=True):
+            place = run / "results" / one.target / name
+            kept.add(place)
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(stage.folder(run) / "result", place)
+        if one.published and one.adapter is not None:
+            domain = domain_in(plan.domains[one.target].folder(run))
+            adapter = load_adapter(one.adapter.folder(run) / "adapter")
+            place = run / "recommenders" / one.target / one.name
+            kept.add(place)
+            save_recommender(adapter, domain.items, place, replace=True)
+    for kind in ("results", "recommenders"):
+        for place in (run / kind).glob("*/*"):
+            if place not in kept:
+                shutil.rmtree(place)
