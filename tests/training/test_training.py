@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import last_of, make_shop
+from numpy.typing import NDArray
 from small_runs import recommender, small_run
 from torch import Tensor, nn
 
@@ -49,6 +50,9 @@ class Regression:
         self.sizes.append(len(batch))
         x = torch.tensor(np.stack([batch.user, batch.end], axis=1) / 10, dtype=torch.float32)
         return ((self.model(x)[:, 0] - x.sum(1)) ** 2).mean()
+
+    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+        return examples.end
 
 
 def trained_weight(batch: int, accumulate: int, users: int = 64) -> tuple[Tensor, list[int]]:
@@ -168,3 +172,12 @@ def test_batches_are_of_one_domain_whole_and_a_function_of_seed_and_epoch() -> N
         - {r for b in epoch_batches(parts, lengths, 16, 1, epoch) if b.part == 0 for r in b.rows}
     }
     assert len(left) > 60  # no example is always the one left out, or never
+
+
+def test_batches_group_histories_of_like_token_counts() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, size=640)
+    shop = last_of(make_shop(640))
+    batches = epoch_batches([shop], [lengths], 32, seed=1, epoch=0)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(640))
+    waste = [1 - lengths[b.rows].mean() / lengths[b.rows].max() for b in batches]
+    assert np.mean(waste) < 0.15  # a random batch wastes half

@@ -318,6 +318,11 @@ class BiEncoder:
 
     # --- training
 
+    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+        """[n] int64: tokens of each encoded history."""
+        tokens = self.tokens(examples.domain.items)
+        return self._assemble_histories(tokens, examples.histories()).lengths
+
     def loss(self, batch: Examples) -> Tensor:
         """Mean cross entropy over in-batch negatives; all examples of one domain.
 

@@ -38,7 +38,7 @@ def epoch_batches(
 
     Every batch comes from one domain, so that in-batch negatives stay items of that domain's
     catalogue, and the domains' batches are shuffled among each other. Inside a group of 16
-    batches examples are sorted by `lengths` (tokens, or items, of the history), because padding
+    batches examples are sorted by `lengths` (tokens of the history), because padding
     is waste. An incomplete last batch of a part is left out unless it is the part's only one.
     """
     random = np.random.Generator(np.random.PCG64(seed_of(seed, "batches", epoch)))

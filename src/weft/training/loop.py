@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_arrays, hash_json
@@ -33,6 +34,10 @@ class Trainable(Protocol):
 
     def loss(self, batch: Examples) -> Tensor:
         """Scalar, mean over the batch; the batch is of one domain."""
+        ...
+
+    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+        """[n] int64: how long each example's input is, in tokens; batches are grouped by it."""
         ...
 
 
@@ -60,9 +65,13 @@ def rate_at(step: int, steps: int, settings: TrainSettings) -> float:
     return settings.learning_rate * left
 
 
-def _plan(parts: Sequence[Examples], settings: TrainSettings, seed: int) -> list[list[Batch]]:
+def _plan(
+    parts: Sequence[Examples],
+    lengths: Sequence[NDArray[np.int64]],
+    settings: TrainSettings,
+    seed: int,
+) -> list[list[Batch]]:
     """The batches of every optimiser step of the whole run."""
-    lengths = [part.end.astype(np.int64) for part in parts]
     steps: list[list[Batch]] = []
     for epoch in range(settings.epochs):
         batches = epoch_batches(parts, lengths, settings.batch, seed, epoch)
@@ -124,7 +133,7 @@ def train(
         model: Any = recommender.model
         newer = getattr(model, "activation_checkpointing_enable", None)
         (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    plan = _plan(parts, settings, seed)
+    plan = _plan(parts, [recommender.lengths(part) for part in parts], settings, seed)
     key = _key(parts, settings, seed, parameters, start)
     run = _Run(recommender, parts, settings, seed, accelerator, parameters, optimizer, plan)
     if checkpoints is not None:
