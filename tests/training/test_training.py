@@ -181,3 +181,9 @@ def test_batches_group_histories_of_like_token_counts() -> None:
     assert sorted(row for batch in batches for row in batch.rows) == list(range(640))
     waste = [1 - lengths[b.rows].mean() / lengths[b.rows].max() for b in batches]
     assert np.mean(waste) < 0.15  # a random batch wastes half
+
+
+def test_an_unknown_tracker_is_named() -> None:
+    settings = TrainSettings(batch=32, trackers=("no_such_tracker",))
+    with pytest.raises(WeftError, match="trackers: 'no_such_tracker' is not installed"):
+        train(Regression(), [last_of(make_shop(64))], settings, seed=1)

@@ -51,7 +51,7 @@ def best(scores: NDArray[np.float32], k: int, masked: Sequence[IntArray] | None 
     """
     scores = np.array(scores, dtype=np.float32)
     for row, items in enumerate(masked or []):
-        scores[row, items] = -np.inf
+        scores[row, np.asarray(items, dtype=np.int64)] = -np.inf
     k = min(k, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Ranking(order.astype(np.int64), np.take_along_axis(scores, order, axis=1))

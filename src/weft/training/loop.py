@@ -114,6 +114,7 @@ def train(
         raise WeftError("there are no training examples")
     if (settings.patience or settings.keep == "best") and validate is None:
         raise WeftError("early stopping and keep: best need validation examples")
+    _check_trackers(settings.trackers)
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.accumulate,
         log_with=list(settings.trackers) or None,
@@ -143,6 +144,21 @@ def train(
     if settings.trackers:
         accelerator.end_training()
     return Trained(run.progress.step, run.progress.curve, run.keep())
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """A tracker that is unknown or not installed is an error; accelerate would pass over it."""
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    there = [str(one) for one in get_available_trackers()]
+    for name in names:
+        if name not in there:
+            raise WeftError(
+                f"trackers: '{name}' is not installed or not known to accelerate;"
+                f" there are: {', '.join(there) or 'none'}"
+            )
 
 
 class _Run:
