@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,23 @@ def _truncate(path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-BROKEN = {
+def _empty(path: Path) -> None:
+    tensors = load_file(path / "adapter_model.safetensors")
+    module = next(iter(tensors)).partition(".lora_")[0]
+    tensors[f"{module}.lora_A.weight"] = torch.ones(0, 32)
+    tensors[f"{module}.lora_B.weight"] = torch.ones(32, 0)
+    save_file(tensors, path / "adapter_model.safetensors")
+
+
+def _says(file: str, **entries: Any) -> Callable[[Path], None]:
+    return lambda path: edit(path / file, **entries)
+
+
+def _holds(file: str, value: Any) -> Callable[[Path], object]:
+    return lambda path: (path / file).write_text(json.dumps(value))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncate, "adapter_model.safetensors can't be read"),
     "tampered": (_tamper, "weights_hash differs"),
     "alpha": (lambda p: edit(p / "adapter_config.json", lora_alpha=8), "weights_hash differs"),
@@ -234,6 +251,39 @@ BROKEN = {
     "config": (lambda p: (p / "adapter_config.json").write_text("{"), "not valid JSON"),
     "no weights": (lambda p: (p / "adapter_model.safetensors").unlink(), "can't be read"),
     "no backbone": (lambda p: (p / "weft.json").write_text("{}"), "backbone.fingerprint"),
+    "rank 0": (_empty, "are empty"),
+    **{
+        f"{field} {value}": (_says(file, **{field: value}), rf"{file}: {message}")
+        for file, field, value, message in [
+            ("weft.json", "backbone", {"fingerprint": "f"}, r"backbone\.name: Field required"),
+            ("weft.json", "backbone", {"name": "n"}, r"backbone\.fingerprint: Field required"),
+            ("weft.json", "backbone", {"name": 3, "fingerprint": "f"}, r"backbone\.name: "),
+            ("weft.json", "domains", None, "domains: "),
+            ("weft.json", "data", ["d"], "data: "),
+            ("weft.json", "recommender", "bi_encoder", "recommender: "),
+            ("weft.json", "scaling", {"m": "2"}, r"scaling\.m: "),
+            ("weft.json", "weights_hash", 3, "weights_hash: "),
+            ("adapter_config.json", "lora_alpha", None, "lora_alpha: "),
+            ("adapter_config.json", "lora_alpha", math.nan, "lora_alpha: "),
+            ("adapter_config.json", "r", "3", "r: "),
+            ("adapter_config.json", "r", 0, "r: "),
+            ("adapter_config.json", "use_rslora", "no", "use_rslora: "),
+            ("adapter_config.json", "rank_pattern", {"x": [1]}, r"rank_pattern\.x: "),
+            ("adapter_config.json", "alpha_pattern", {"x": "y"}, r"alpha_pattern\.x: "),
+            (
+                "adapter_config.json",
+                "alpha_pattern",
+                {"(": 3},
+                r"alpha_pattern: '\(' is no regular",
+            ),
+            ("adapter_config.json", "alpha_pattern", [3], "alpha_pattern: "),
+        ]
+    },
+    "config list": (
+        _holds("adapter_config.json", []),
+        r"adapter_config\.json holds no JSON object",
+    ),
+    "manifest list": (_holds("weft.json", [1]), r"weft\.json holds no JSON object"),
 }
 
 

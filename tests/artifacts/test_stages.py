@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from weft.artifacts.stages import Stage, Task, locked, missing, unused
+from weft.artifacts.atomic import read_json
+from weft.artifacts.stages import Stage, Task, locked, missing, version
 from weft.artifacts.workers import run_stages
 from weft.errors import WeftError
 
@@ -34,11 +35,14 @@ def chain(*words: str) -> Stage:
 
 
 def test_parents_come_first_and_nothing_is_done_twice(tmp_path: Path) -> None:
-    seconds = run_stages([chain("a", "b", "c"), chain("a", "b", "d")], tmp_path, workers=2)
-    assert sorted(seconds) == ["a", "b", "c", "d"]
+    done = run_stages([chain("a", "b", "c"), chain("a", "b", "d")], tmp_path, workers=2)
+    assert [stage.label for stage in done] == ["a", "b", "c", "d"]
     assert (chain("a", "b", "d").folder(tmp_path) / "text").read_text() == "abd"
-    assert run_stages([chain("a", "b", "c")], tmp_path, workers=2) == {}
-    assert run_stages([chain("a", "b", "e")], tmp_path, workers=2).keys() == {"e"}
+    assert run_stages([chain("a", "b", "c")], tmp_path, workers=2) == []
+    (last,) = run_stages([chain("a", "b", "e")], tmp_path, workers=2)
+    record = read_json(last.folder(tmp_path) / "stage.json")
+    assert record["settings"] == {"say": "e"} and record["seconds"] >= 0
+    assert "torch" in record["versions"]
 
 
 def test_a_finished_stage_needs_no_parents(tmp_path: Path) -> None:
@@ -76,18 +80,47 @@ def test_an_error_does_not_undo_what_others_finished(tmp_path: Path) -> None:
     assert good.folder(tmp_path).is_dir()
 
 
+@version(2)
+def write_again(task: Task) -> None:
+    write(task)
+
+
+def test_a_new_version_of_the_work_is_another_stage() -> None:
+    before = Stage(write_again, {"say": "a"}).key
+    version(3)(write_again)
+    assert Stage(write_again, {"say": "a"}).key != before
+
+
+def chatter(task: Task) -> None:
+    """Tell far more than a pipe holds."""
+    for step in range(200_000):
+        task.say(step, step, "words")
+
+
+def test_an_error_elsewhere_does_not_hold_a_worker_that_has_much_to_tell(tmp_path: Path) -> None:
+    told: list[float] = []
+    talk = Stage(chatter, {})
+    with pytest.raises(WeftError, match="stumbled"):
+        run_stages(
+            [Stage(stumble, {}), talk],
+            tmp_path,
+            workers=2,
+            watch=lambda event, _stage, done, _total, _unit: told.append(done),
+        )
+    assert talk.folder(tmp_path).is_dir() and len(told) > 100
+
+
 def test_left_overs_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
     left = tmp_path / "stages" / ".write-0123.abcd.part"
     left.mkdir(parents=True)
-    run_stages([chain("a")], tmp_path, workers=1)
-    assert not left.exists()
+    with locked(tmp_path):
+        assert not left.exists()
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(WeftError, match="another process is working in"):
-        run_stages([chain("a")], tmp_path, workers=1)
-
-
-def test_unused_names_what_no_longer_counts(tmp_path: Path) -> None:
-    run_stages([chain("a", "b"), chain("c")], tmp_path, workers=1)
-    assert unused([chain("a", "b")], tmp_path) == [chain("c").folder(tmp_path)]
+    with (
+        locked(tmp_path),
+        pytest.raises(WeftError, match="another process is working in"),
+        locked(tmp_path),
+    ):
+        pass

@@ -158,3 +158,9 @@ def test_the_command_prints_tables(folders: list[str]) -> None:
         _invoke(folders[:1])
     with pytest.raises(WeftError, match="same result folder twice"):
         _invoke([folders[0], folders[0]])
+
+
+def test_more_seeds_on_one_side_are_paired_with_as_many_on_the_other() -> None:
+    one, other, better = result([1.0, 9, 9]), result([9.0, 9, 9]), result([1.0, 1, 1])
+    table = compare_table({"base": [one, other], "single": better}, "base", ["hit@1"])
+    assert table["single"][0].difference == pytest.approx(2 / 3)  # better − one, not their mean

@@ -31,6 +31,12 @@ def adapter(seed: int, rank: int = 2, scaling: float = 2.0, **changes: Any) -> A
     return Adapter(factors, {"backbone": backbone, "domains": [f"d{seed}"]})
 
 
+def scoring(seed: int, said: Any) -> Adapter:
+    """An adapter whose manifest says how it scores items."""
+    made = adapter(seed)
+    return Adapter(made.factors, made.manifest | {"recommender": said})
+
+
 def weighted(parts: list[Adapter], weights: list[float], module: str) -> torch.Tensor:
     deltas = [
         w * p.factors[module].scaling * p.factors[module].b.double() @ p.factors[module].a.double()
@@ -102,7 +108,9 @@ def test_the_manifest_says_what_was_merged() -> None:
     manifest = merge_adapters(parts).manifest
     assert manifest["merge"] == {"method": "linear", "space": "delta", "weights": [0.5, 0.5]}
     assert manifest["parents"] == [part.weights_hash for part in parts]
-    assert manifest["domains"] == ["d1", "d2"]
+    assert manifest["domains"] == ["d1", "d2"] and "recommender" not in manifest
+    alike = [scoring(1, {"kind": "x"}), scoring(2, {"kind": "x"})]
+    assert merge_adapters(alike).manifest["recommender"] == {"kind": "x"}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +123,14 @@ def test_the_manifest_says_what_was_merged() -> None:
         ([adapter(1), adapter(2, modules=("query",))], None, "delta", "module 'dense'"),
         ([adapter(1), adapter(2, rank=3)], None, "factors", "module 'query'"),
         ([adapter(1), adapter(2, scaling=1.0)], None, "factors", "module 'query'"),
+        (
+            [scoring(1, {"kind": "x", "items": 5}), scoring(2, {"kind": "x", "items": 9})],
+            None,
+            "delta",
+            "recommender.items is 5 in adapter 1 and 9 in adapter 2",
+        ),
+        ([scoring(1, {"kind": "x"}), adapter(2)], None, "delta", "adapter 2 does not say"),
+        ([adapter(1), scoring(2, {"kind": "x"})], None, "delta", "adapter 1 does not say"),
     ],
 )
 def test_what_cannot_be_merged_is_said_in_one_sentence(

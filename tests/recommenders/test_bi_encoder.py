@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import last_of, make_shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import last_of, make_shop
 
 from weft.adapters import Adapter, LoraSettings, from_attached
 from weft.backbones import load_backbone
@@ -207,7 +207,7 @@ def test_what_cannot_be_is_one_sentence(tiny_bert: Path, other_bert: Path) -> No
 
 
 def test_roberta_reads_less_than_it_has_positions(tmp_path: Path) -> None:
-    from conftest import save_encoder
+    from tiny import save_encoder
 
     folder = save_encoder("roberta", tmp_path / "roberta")
     with pytest.raises(WeftError, match="at most 159"):

@@ -115,10 +115,6 @@ def test_contrasts_are_paired_tests_of_their_own_family(report: RunReport) -> No
     assert all(tuple(one.versus) == domain.headline for one in domain.contrasts)
     found = [one.versus[metric] for one in domain.contrasts for metric in domain.headline]
     assert [one.p_holm for one in found] == pytest.approx(holm([one.p_t for one in found]))
-    row, other = domain.row("weaverec"), domain.row(domain.rows[2].name)
-    assert row is not None and other is not None
-    means = row.metrics["ndcg@5"].mean - other.metrics["ndcg@5"].mean
-    assert domain.contrasts[0].versus["ndcg@5"].difference == pytest.approx(means)
 
 
 def test_a_contrast_is_the_comparison_of_its_two_rows() -> None:
@@ -138,7 +134,7 @@ def test_a_contrast_is_the_comparison_of_its_two_rows() -> None:
 
 def _repeated(base: list[float], *runs: list[float]) -> DomainReport:
     rows = {
-        "base": result(base),
+        "base": [result(base) for _ in runs],
         "new": [result(ranks) for ranks in runs],
     }
     return domain_report(rows, "base", headline=["hit@1"])

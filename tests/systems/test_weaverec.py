@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json
 from weft.artifacts.stages import Stage, missing
 from weft.data.source import checked
+from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.model import RunReport
 from weft.systems.plan import Plan
@@ -219,3 +221,61 @@ def test_more_seeds_give_a_spread(backbone: Path, tmp_path: Path) -> None:
     report = run(checked(Recipe, values), tmp_path, workers=2)
     row = report.domains[0].row("weaverec")
     assert row is not None and row.seeds["ndcg@5"].seeds == 3
+
+
+def test_a_damaged_report_is_made_anew(finished: tuple[Path, RunReport], backbone: Path) -> None:
+    folder, report = finished
+    (folder / "report.html").unlink()
+    (folder / "run.json").write_text("[]")
+    assert run(checked(Recipe, recipe(backbone)), folder, workers=1) == report
+    assert (folder / "report.html").is_file()
+
+
+def test_a_changed_tokenizer_is_another_backbone(backbone: Path, tmp_path: Path) -> None:
+    before = WeaveRec(plan_of(backbone), seed=3).target_branch("home").key
+    other = tmp_path / "other"
+    shutil.copytree(backbone, other)
+    assert WeaveRec(plan_of(backbone), seed=3).target_branch("home").key == before
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace('"lowercase"', '"lowercase" '))
+    changed = Plan(checked(Recipe, recipe(other)), None, "cpu").scoring["backbone"]["files"]
+    assert changed != plan_of(backbone).scoring["backbone"]["files"]
+
+
+def test_other_peoples_files_are_left_alone(
+    finished: tuple[Path, RunReport], backbone: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results" / "2024").mkdir(parents=True)
+    with pytest.raises(WeftError, match="holds other files and no run"):
+        run(checked(Recipe, recipe(backbone)), tmp_path)
+    folder, _ = finished
+    mine = folder / "results" / "home" / "mine"
+    mine.mkdir()
+    (folder / "run.json").unlink()
+    run(checked(Recipe, recipe(backbone)), folder, workers=1)
+    assert mine.is_dir()
+
+
+def test_a_soup_of_longer_twins_shares_the_longer_branch(backbone: Path) -> None:
+    plan = plan_of(backbone, controls=["matched", "soup_longer"])
+    kinds = [(s.settings["branch"], s.settings["train"]["epochs"]) for s in training(plan).values()]
+    assert kinds.count(("home", 4)) == 2 and kinds.count(("home", 2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"headline": ["ndgc@1"]}, "headline"),
+        ({"headline": ["ndcg@2"]}, "needs 2 in evaluate.at"),
+        ({"evaluate": {"full": False, "at": [1, 5, 10]}}, "needs evaluate.full"),
+        ({"evaluate": {"split": "by_user"}}, "leave_one_out is"),
+        ({"branches": {"patience": 1}}, "need branches.validation"),
+        ({"domains": [{"name": "home", "seeds": [3]}, "toys"]}, "seeds must differ"),
+        ({"domains": ["../home", "toys"]}, "domains.0.name"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_it_starts(
+    backbone: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(WeftError, match=words):
+        checked(Recipe, recipe(backbone, **changes))

@@ -22,7 +22,7 @@ from weft.training import Trained, TrainSettings, train
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import last_of, make_shop
+from tiny import last_of, make_shop
 
 SETTINGS = TrainSettings(
     epochs=6,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import last_of, make_shop
 from numpy.typing import NDArray
 from small_runs import recommender, small_run
+from tiny import last_of, make_shop
 from torch import Tensor, nn
 
 from weft.data.domain import Examples

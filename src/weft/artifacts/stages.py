@@ -7,21 +7,39 @@ A killed one leaves nothing but its scratch folder, from which the next attempt 
 from __future__ import annotations
 
 import fcntl
+import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from weft.artifacts.atomic import new_directory, write_json
 from weft.artifacts.hashing import hash_json
 from weft.errors import WeftError
 
-FORMAT = 1  # raised when a stage's folder or meaning changes, so that old ones are not found
+FORMAT = 2  # raised when the folder of every stage changes, so that old ones are not found
+STAGE_FILE = "stage.json"
 Say = Callable[[float, float, str], None]
 """Called with the work done, the work in all, and the unit."""
+
+
+Work = TypeVar("Work", bound="Callable[[Task], None]")
+
+
+def version(number: int) -> Callable[[Work], Work]:
+    """Say which version of a stage's function this is; raise it when its outcome changes, so that
+    what an older one made is not taken for what this one would make."""
+
+    def mark(work: Work) -> Work:
+        work.version = number  # type: ignore[attr-defined]
+        return work
+
+    return mark
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,8 @@ class Stage:
     @cached_property
     def key(self) -> str:
         parents = {name: parent.key for name, parent in self.parents.items()}
-        return hash_json([FORMAT, self.work.__name__, dict(self.settings), parents])
+        kind = [FORMAT, self.work.__name__, getattr(self.work, "version", 1)]
+        return hash_json([*kind, dict(self.settings), parents])
 
     @property
     def name(self) -> str:
@@ -104,17 +123,49 @@ def execute(
     """Do one stage: its folder appears whole, or an error leaves none."""
     scratch = folder.parent.parent / "scratch" / folder.name
     scratch.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
     with new_directory(folder) as out:
         work(Task(settings, parents, out, scratch, say))
-        write_json(out / "stage.json", {"work": work.__name__, "settings": dict(settings)})
+        record = {
+            "work": work.__name__,
+            "settings": dict(settings),
+            "versions": library_versions(),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(out / STAGE_FILE, record)
     shutil.rmtree(scratch)
+
+
+def library_versions() -> dict[str, str]:
+    """What made a stage: the versions of weft, Python and the libraries that compute."""
+    names = ("weft", "torch", "transformers", "tokenizers", "polars", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def reached(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages and all that they rest on, each once, parents first."""
+    order: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in order:
+            for parent in stage.parents.values():
+                visit(parent)
+            order[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(order.values())
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run's folder for this process alone; a second one is refused."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
+    with (run / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -122,18 +173,3 @@ def locked(run: Path) -> Iterator[None]:
         for left in (run / "stages").glob(".*.part*"):  # of a killed process
             shutil.rmtree(left, ignore_errors=True)
         yield
-
-
-def unused(stages: Sequence[Stage], run: Path) -> list[Path]:
-    """Folders of finished stages that none of these stages, nor what they rest on, needs."""
-    wanted: set[str] = set()
-
-    def visit(stage: Stage) -> None:
-        if stage.name not in wanted:
-            wanted.add(stage.name)
-            for parent in stage.parents.values():
-                visit(parent)
-
-    for stage in stages:
-        visit(stage)
-    return [p for p in sorted((run / "stages").glob("*-*")) if p.name not in wanted]

@@ -15,16 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
-from weft.artifacts.stages import Stage, Task, execute, locked, missing, prepare
+from weft.artifacts.stages import Stage, Task, execute, missing, prepare
 from weft.errors import WeftError
 
 Event = tuple[str, float, float, str]  # stage name, done, total, unit
 Watch = Callable[[str, Stage, float, float, str], None]
 """Called with an event (start, progress, done), its stage, done, total and unit."""
+
+TELL_EVERY = 0.2  # seconds between two words of one worker
 
 _events: Queue[Event] | None = None
 
@@ -40,6 +44,7 @@ def _die_with_parent(parent: int) -> None:
 def _start_worker(events: Queue[Event], threads: int, parent: int) -> None:
     global _events
     _events = events
+    events.cancel_join_thread()  # what was not told yet must not keep a worker from ending
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
     _die_with_parent(parent)
     import torch
@@ -53,15 +58,17 @@ def _work(
     settings: dict[str, Any],
     parents: dict[str, Path],
     folder: Path,
-) -> float:
-    started = time.monotonic()
+) -> None:
+    last = 0.0
 
     def say(done: float, total: float, unit: str) -> None:
-        assert _events is not None
-        _events.put((name, done, total, unit))
+        nonlocal last
+        now = time.monotonic()
+        if _events is not None and (now - last > TELL_EVERY or done >= total):
+            last = now
+            _events.put((name, done, total, unit))
 
     execute(work, settings, parents, folder, say)
-    return time.monotonic() - started
 
 
 def run_stages(
@@ -71,17 +78,17 @@ def run_stages(
     workers: int,
     threads: int = 1,
     watch: Watch | None = None,
-) -> dict[str, float]:
-    """Do what is missing of `stages` and of what they rest on; returns label -> seconds.
+) -> list[Stage]:
+    """Do what is missing of `stages` and of what they rest on; returns what was done.
 
-    An error in one stage stops the run once the stages under way have ended; what is finished
-    stays finished.
+    The caller holds the folder (`stages.locked`). An error in one stage stops the run once the
+    stages under way have ended; what is finished stays finished. An interrupt ends them at once:
+    the same call goes on from their checkpoints.
     """
-    with locked(run):
-        todo = missing(stages, run)
-        if not todo:
-            return {}
-        return _Pool(todo, run, min(workers, len(todo)), threads, watch).drain()
+    todo = missing(stages, run)
+    if todo:
+        _Pool(todo, run, min(workers, len(todo)), threads, watch).drain()
+    return todo
 
 
 class _Pool:
@@ -91,33 +98,39 @@ class _Pool:
         self, todo: list[Stage], run: Path, workers: int, threads: int, watch: Watch | None
     ) -> None:
         self.run, self.workers, self.threads, self.watch = run, workers, threads, watch
-        self.waiting = todo
+        self.waiting = list(todo)
         self.by_name = {stage.name: stage for stage in todo}
-        self.seconds: dict[str, float] = {}
-        self.under_way: dict[Future[float], Stage] = {}
+        self.under_way: dict[Future[None], Stage] = {}
+        self.error: BaseException | None = None
 
-    def drain(self) -> dict[str, float]:
+    def drain(self) -> None:
         context = multiprocessing.get_context("spawn")
         events: Queue[Event] = context.Queue()
         start = (events, self.threads, os.getpid())
         # Thread pools read these when they are first imported, in the child.
         os.environ["OMP_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(self.threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        with ProcessPoolExecutor(self.workers, context, _start_worker, start) as pool:
-            try:
-                while self.waiting or self.under_way:
-                    self._submit(pool)
-                    done, _ = wait(self.under_way, timeout=0.2, return_when=FIRST_COMPLETED)
-                    self._pass_on(events)
-                    for future in done:
-                        self._finish(future)
-            except BrokenProcessPool:
-                raise WeftError(
-                    "a worker process died (out of memory?); run again to go on from here"
-                ) from None
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        return self.seconds
+        pool = ProcessPoolExecutor(self.workers, context, _start_worker, start)
+        try:
+            while self.waiting or self.under_way:
+                self._submit(pool)
+                done, _ = wait(self.under_way, timeout=0.2, return_when=FIRST_COMPLETED)
+                self._pass_on(events)  # also after an error: a full queue would hold a worker
+                for future in done:
+                    self._finish(future)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(self.error, BrokenProcessPool):
+            raise WeftError(
+                "a worker process died: out of memory, or run() was called by a script without "
+                "an `if __name__ == '__main__':` guard; the same call goes on from here"
+            ) from None
+        if self.error is not None:
+            raise self.error
 
     def _submit(self, pool: ProcessPoolExecutor) -> None:
         busy = {stage.key for stage in self.under_way.values()}
@@ -127,21 +140,33 @@ class _Pool:
                 return
             if any(parent.key in open_keys for parent in stage.parents.values()):
                 continue
+            try:
+                future = pool.submit(_work, stage.name, *prepare(stage, self.run))
+            except BrokenProcessPool as error:
+                self._stop(error)
+                return
             self.waiting.remove(stage)
-            future = pool.submit(_work, stage.name, *prepare(stage, self.run))
             self.under_way[future] = stage
             self._tell("start", stage, 0, 1, "")
 
-    def _finish(self, future: Future[float]) -> None:
+    def _finish(self, future: Future[None]) -> None:
         stage = self.under_way.pop(future)
-        seconds = future.result()
-        self.seconds[stage.label or stage.name] = round(seconds, 1)
-        self._tell("done", stage, 1, 1, "")
+        error = future.exception()
+        if error is None:
+            self._tell("done", stage, 1, 1, "")
+        else:
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Start nothing more; the first error is the one to raise."""
+        self.waiting = []
+        self.error = self.error or error
 
     def _pass_on(self, events: Queue[Event]) -> None:
-        while not events.empty():
-            name, done, total, unit = events.get()
-            self._tell("progress", self.by_name[name], done, total, unit)
+        with suppress(Empty):
+            while True:
+                name, done, total, unit = events.get_nowait()
+                self._tell("progress", self.by_name[name], done, total, unit)
 
     def _tell(self, event: str, stage: Stage, done: float, total: float, unit: str) -> None:
         if self.watch is not None:

@@ -105,11 +105,20 @@ def compare_table(
         if name == baseline:
             continue
         _refuse_unlike(name, runs, baseline, base)
-        table[name] = [_compare_one(runs, base, metric, bootstrap, seed) for metric in metrics]
+        row, against = _same_seeds(runs, base)
+        table[name] = [_compare_one(row, against, metric, bootstrap, seed) for metric in metrics]
     corrected = iter(holm([one.p_t for row in table.values() for one in row]))
     return {
         name: [replace(one, p_holm=next(corrected)) for one in row] for name, row in table.items()
     }
+
+
+def _same_seeds(a: Runs, b: Runs) -> tuple[Runs, Runs]:
+    """As many runs on both sides: runs are listed in one order of seeds, and a mean over three
+    against a single one would compare how often each was measured as well."""
+    runs, others = _as_list(a), _as_list(b)
+    count = min(len(runs), len(others))
+    return runs[:count], others[:count]
 
 
 def common_metrics(results: Mapping[str, Runs]) -> list[str]:

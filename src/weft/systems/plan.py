@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from weft.artifacts.hashing import hash_file
+from weft.artifacts.hashing import hash_file, hash_json
 from weft.artifacts.stages import Stage
-from weft.backbones.load import dtype_of, find_backbone, fingerprint_of
+from weft.backbones.load import dtype_of, find_backbone
 from weft.errors import WeftError
 from weft.systems.recipe import Recipe
 from weft.systems.steps import branch_seed, evaluate_recommender, get_domain, train_branch
@@ -35,7 +35,7 @@ class Plan:
         """The settings of every stage that encodes text."""
         name = self.recipe.backbone
         return {
-            "backbone": {"name": name, "fingerprint": fingerprint_of(find_backbone(name))},
+            "backbone": {"name": name, "files": _files_hash(find_backbone(name))},
             "recommender": self.recipe.recommender.model_dump(mode="json"),
             "precision": str(dtype_of(self.recipe.precision)).removeprefix("torch."),
             "device": self.device,
@@ -96,7 +96,14 @@ class Plan:
         changes = {"users": users, "at": (at,), "full": evaluate.candidates is None}
         return evaluate.model_copy(update=changes).model_dump(mode="json")
 
-    def evaluation(self, target: str, row: str, adapter: Stage | None, floor: str = "") -> Stage:
+    def evaluation(
+        self,
+        target: str,
+        row: str,
+        adapter: Stage | None,
+        floor: str = "",
+        seed: int | None = None,
+    ) -> Stage:
         """The ranks of one recommender on one target's test users."""
         settings: dict[str, Any] = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
@@ -108,7 +115,15 @@ class Plan:
         parents = {"domain": self.domains[target]}
         if adapter is not None:
             parents["adapter"] = adapter
-        return Stage(evaluate_recommender, settings, parents, f"evaluate {row} on {target}")
+        label = f"evaluate {row} on {target}" + ("" if seed is None else f", seed {seed}")
+        return Stage(evaluate_recommender, settings, parents, label)
+
+
+def _files_hash(folder: Path) -> str:
+    """Of all that decides a backbone's vectors: weights, configuration, tokenizer, pooling."""
+    kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "1_Pooling/*.json")
+    files = sorted({path for kind in kinds for path in folder.glob(kind)})
+    return hash_json([[str(path.relative_to(folder)), hash_file(path)] for path in files])
 
 
 def default_device() -> str:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.adapters import load_adapter
+from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.stages import Stage
 from weft.recommenders.folder import save_recommender
 from weft.systems.plan import Plan
 from weft.systems.steps import domain_in
+
+PUBLISHED = "stages/published.json"
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,24 @@ class Measured:
 
 def publish(measured: Iterable[Measured], plan: Plan, run: Path) -> None:
     """Fill `results/<target>/<row>` (ranks; more seeds as `<row>-seed-<n>`) and
-    `recommenders/<target>/<row>`; what an earlier recipe left there goes."""
+    `recommenders/<target>/<row>`; what an earlier recipe of this run put there goes."""
     kept: set[Path] = set()
     for one in measured:
         names = [one.name, *(f"{one.name}-seed-{seed}" for seed in one.more_seeds)]
         for name, stage in zip(names, one.evaluations, strict=True):
             place = run / "results" / one.target / name
             kept.add(place)
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(stage.folder(run) / "result", place)
+            with new_directory(place, replace=True) as folder:
+                shutil.copytree(stage.folder(run) / "result", folder, dirs_exist_ok=True)
         if one.published and one.adapter is not None:
             domain = domain_in(plan.domains[one.target].folder(run))
             adapter = load_adapter(one.adapter.folder(run) / "adapter")
             place = run / "recommenders" / one.target / one.name
             kept.add(place)
             save_recommender(adapter, domain.items, place, replace=True)
-    for kind in ("results", "recommenders"):
-        for place in (run / kind).glob("*/*"):
-            if place not in kept:
-                shutil.rmtree(place)
+    said = run / PUBLISHED
+    before = read_json(said) if said.is_file() else []
+    names = sorted(str(place.relative_to(run)) for place in kept)
+    for name in set(before) - set(names):
+        shutil.rmtree(run / name, ignore_errors=True)
+    write_json(said, names)

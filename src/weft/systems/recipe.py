@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from weft.adapters import LoraSettings
 from weft.backbones import Precision
 from weft.data.filters import Filters
 from weft.data.source import checked
 from weft.errors import WeftError
+from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import Space
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.training import TrainSettings
 
-Control = Literal["matched", "sources", "naive", "all_data", "soup", "factors", "hybrids"]
+Control = Literal[
+    "matched", "sources", "naive", "all_data", "soup", "soup_longer", "factors", "hybrids"
+]
 
 
 class _Block(BaseModel):
@@ -102,6 +105,39 @@ class Recipe(_Block):
         if not isinstance(value, list | tuple):
             return value
         return [{"name": one} if isinstance(one, str) else one for one in value]
+
+    @field_validator("headline")
+    @classmethod
+    def _metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                parse_metric(name)
+            except WeftError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        """What would otherwise come out only after hours of training."""
+        evaluate, branches = self.evaluate, self.branches
+        if evaluate.split != "leave_one_out":
+            raise ValueError(f"evaluate.split: '{evaluate.split}' is not known; leave_one_out is")
+        if evaluate.candidates is None and not evaluate.full:
+            raise ValueError("evaluate: nothing to rank; set candidates or full")
+        for name in self.headline:
+            whole, _, k = parse_metric(name)
+            if k not in evaluate.at:
+                raise ValueError(f"headline: '{name}' needs {k} in evaluate.at")
+            if whole and not evaluate.full:
+                raise ValueError(f"headline: '{name}' needs evaluate.full")
+            if not whole and evaluate.candidates is None:
+                raise ValueError(f"headline: '{name}' needs evaluate.candidates")
+        if (branches.patience or branches.keep == "best") and branches.validation is None:
+            raise ValueError("branches: patience and keep: best need branches.validation")
+        for spec in self.domains:
+            if len({self.seed, *spec.seeds}) < len(spec.seeds) + 1:
+                raise ValueError(f"domain '{spec.name}': seeds must differ, also from seed")
+        return self
 
     @field_validator("domains")
     @classmethod

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.atomic import new_file, read_json, write_json
 from weft.artifacts.hashing import hash_json
-from weft.artifacts.stages import Stage, missing
+from weft.artifacts.stages import STAGE_FILE, Stage, locked, missing, reached
 from weft.artifacts.workers import Watch, run_stages
 from weft.data.domain import Domain
+from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
-from weft.report.model import Branch, Curve, DomainReport, RunReport, UserCase
+from weft.report.model import REPORT, Branch, Curve, DomainReport, RunReport, UserCase
 from weft.systems.plan import Plan, default_device
 from weft.systems.publish import Measured, publish
 from weft.systems.recipe import Recipe
 from weft.systems.steps import CURVE, SUGGESTIONS, branch_seed, domain_in, shown_users, split_of
 from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
 
-TIMINGS, STATE = "timings.json", "run.json"
+STATE, HTML, MARKDOWN = "run.json", "report.html", "report.md"
 REPORT_FORMAT = 1  # raised when reports say more or otherwise: finished runs are then reported anew
 
 
@@ -42,9 +43,12 @@ def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
         out.append(Measured(target, "popularity", "most bought first; not learned", None, [floor]))
         out.append(Measured(target, "zero-shot", "the backbone, untrained", None, [zero]))
         for row, (about, adapter) in woven.rows(target).items():
-            stages = [adapter, *(rows[row][1] for rows in again if row in rows)]
-            evaluations = [plan.evaluation(target, row, stage) for stage in stages]
-            seeds = spec.seeds if len(stages) > 1 else ()
+            repeated = [rows[row][1] for rows in again if row in rows]
+            seeds = spec.seeds if repeated else ()
+            evaluations = [
+                plan.evaluation(target, row, stage, seed=seed)
+                for seed, stage in zip((recipe.seed, *seeds), [adapter, *repeated], strict=True)
+            ]
             published = row in (BASELINE, FEATURED)
             out.append(Measured(target, row, about, adapter, evaluations, seeds, published))
     return out
@@ -79,34 +83,54 @@ def run(
     key = hash_json(
         [REPORT_FORMAT, recipe.model_dump(mode="json"), [stage.key for stage in stages]]
     )
-    todo = missing(stages, folder)
-    if not todo and _finished(folder, key):
-        return RunReport.load(folder)
-    if planned is not None:
-        planned(len(todo))
-    seconds = run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
-    timings = _add_timings(folder, seconds)
-    report = build_report(recipe, measured, plan, folder, timings)
-    publish(measured, plan, folder)
-    report.save(folder)
-    render_html(report, folder / "report.html")
-    (folder / "report.md").write_text(render_markdown(report), "utf-8")
-    write_json(folder / STATE, {"key": key, "recipe": recipe.model_dump(mode="json")})
-    return report
+    _check_folder(folder)
+    with locked(folder):
+        todo = missing(stages, folder)
+        if not todo and _finished(folder, key):
+            return RunReport.load(folder)
+        if planned is not None:
+            planned(len(todo))
+        run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
+        report = build_report(recipe, measured, plan, folder, _timings(stages, folder))
+        publish(measured, plan, folder)
+        report.save(folder)
+        render_html(report, folder / HTML)
+        with new_file(folder / MARKDOWN) as file:
+            file.write_text(render_markdown(report), "utf-8")
+        write_json(folder / STATE, {"key": key, "recipe": recipe.model_dump(mode="json")})
+        return report
+
+
+def _check_folder(folder: Path) -> None:
+    """A run's folder is new, empty, or a run's: nobody else's files are touched."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise WeftError(f"{folder} is a file; name a folder for the run")
+    own = {"stages", ".lock", STATE}
+    present = {path.name for path in folder.iterdir()}
+    if present and not present & own:
+        raise WeftError(f"{folder} holds other files and no run; name a new folder")
 
 
 def _finished(folder: Path, key: str) -> bool:
-    state = folder / STATE
-    return state.is_file() and read_json(state).get("key") == key
+    """Whether this very report is there, whole."""
+    if not all((folder / name).is_file() for name in (STATE, REPORT, HTML, MARKDOWN)):
+        return False
+    try:
+        state = read_json(folder / STATE)
+    except WeftError:
+        return False
+    return isinstance(state, dict) and state.get("key") == key
 
 
-def _add_timings(folder: Path, seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of every stage so far, also of earlier attempts."""
-    path = folder / "stages" / TIMINGS
-    known: dict[str, float] = read_json(path) if path.is_file() else {}
-    known |= seconds
-    write_json(path, known)
-    return known
+def _timings(stages: list[Stage], folder: Path) -> dict[str, float]:
+    """Seconds of every stage, whichever attempt did it."""
+    return {
+        stage.label: float(read_json(stage.folder(folder) / STAGE_FILE)["seconds"])
+        for stage in reached(stages)
+        if (stage.folder(folder) / STAGE_FILE).is_file()
+    }
 
 
 def build_report(

@@ -15,7 +15,7 @@ import numpy as np
 from weft import __version__
 from weft.adapters import Adapter, LoraSettings, from_attached, load_adapter, save_adapter
 from weft.artifacts.atomic import read_json, write_json
-from weft.artifacts.stages import Task
+from weft.artifacts.stages import Task, version
 from weft.backbones import load_backbone
 from weft.data.domain import Domain, Examples
 from weft.data.filters import Filters, apply_filters, describe
@@ -75,6 +75,7 @@ def _bi_encoder(task: Task, domain: Domain | None, adapter: Adapter | None) -> B
     )
 
 
+@version(2)
 def train_branch(task: Task) -> None:
     """One LoRA branch on the examples of one or more domains, from the recipe's common start."""
     said = task.settings
@@ -163,10 +164,9 @@ def tune_weights(task: Task) -> None:
     for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
         weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
         adapter = merge_adapters(parts, weights, space=said["space"])
-        result = evaluate(
-            _bi_encoder(task, domain, adapter), validation, settings, part="validation"
-        )
-        tried.append({"weights": weights, "ndcg@5": result.metrics()["ndcg@5"]})
+        scorer = _bi_encoder(task, domain, adapter)
+        metrics = evaluate(scorer, validation, settings, part="validation").metrics()
+        tried.append({"weights": weights, "ndcg@5": metrics[_at(settings, 5)]})
         task.say(len(tried), 6, "settings")
     best = max(tried, key=lambda one: float(one["ndcg@5"]))
     write_json(task.out / WEIGHTS, {"weights": best["weights"], "tried": tried})

@@ -19,7 +19,8 @@ from weft.systems.steps import merge_branches, tune_weights
 FEATURED, BASELINE = "weaverec", "target-only"
 
 CONTRASTS = (
-    (FEATURED, "soup", "what transfer adds beyond averaging"),
+    (FEATURED, "soup", "what other domains and the hybrids' longer training add beyond averaging"),
+    (FEATURED, "soup, longer", "what other domains add beyond averaging and training longer"),
     (FEATURED, "target-only, longer", "beyond training as long as a hybrid"),
     (FEATURED, "all-data", "merging adapters against mixing data"),
     (FEATURED, "naive merge", "hybrid sources against pure ones"),
@@ -44,10 +45,8 @@ class WeaveRec:
 
     def weave(self, target: str, sources: list[str], space: str) -> Stage:
         """θ = Σ λ_i θ_i over the target branch and every hybrid."""
-        parts = [self.target_branch(target), *(self.hybrid_branch(target, s) for s in sources)]
-        if self.plan.recipe.merge.weights == "validation":
-            return self._merge(target, parts, space, self._tuned(target, parts, space))
-        return self._merge(target, parts, space)
+        hybrids = [self.hybrid_branch(target, source) for source in sources]
+        return self._merge(target, [self.target_branch(target), *hybrids], space)
 
     def rows(self, target: str) -> Rows:
         """Every row of the target's table: floors, the woven recommender, and its controls."""
@@ -67,9 +66,16 @@ class WeaveRec:
                 f"{len(twins)} target-only adapters that differ in seed, merged: averaging alone",
                 self._merge(target, twins, space),
             )
+        if "soup_longer" in recipe.controls:
+            long = [self.target_branch(target, longer=2, twin=n) for n in range(len(sources))]
+            about = (
+                f"target-only and {len(long)} target-only of twice the steps, merged: averaging"
+                " and a hybrid's training length without other domains"
+            )
+            rows["soup, longer"] = (about, self._merge(target, [own, *long], space))
         if "matched" in recipe.controls:
             rows["target-only, longer"] = (
-                "as many steps as a hybrid gets",
+                "twice the epochs: as many steps as a hybrid gets",
                 self.target_branch(target, longer=2),
             )
         if "all_data" in recipe.controls:
@@ -94,17 +100,16 @@ class WeaveRec:
 
     def again(self, target: str) -> Rows:
         """The rows that are repeated with more seeds: what the claim rests on."""
-        kept = (BASELINE, FEATURED, "soup")
+        kept = (BASELINE, FEATURED, "soup", "soup, longer")
         return {name: row for name, row in self.rows(target).items() if name in kept}
 
-    def _merge(
-        self, target: str, parts: list[Stage], space: str, tuned: Stage | None = None
-    ) -> Stage:
-        uniform = [1 / len(parts)] * len(parts)
-        settings: dict[str, Any] = {"space": space, "weights": None if tuned else uniform}
+    def _merge(self, target: str, parts: list[Stage], space: str) -> Stage:
+        """Σ λ_i θ_i with λ uniform or, for every merge of the table alike, chosen by validation."""
+        settings: dict[str, Any] = {"space": space, "weights": [1 / len(parts)] * len(parts)}
         parents = {f"part{i}": part for i, part in enumerate(parts)}
-        if tuned:
-            parents["weights"] = tuned
+        if self.plan.recipe.merge.weights == "validation":
+            settings["weights"] = None
+            parents["weights"] = self._tuned(target, parts, space)
         what = " + ".join(part.label.removeprefix("train ") for part in parts)
         return Stage(merge_branches, settings, parents, f"merge for {target} ({space}): {what}")
 
@@ -117,4 +122,5 @@ class WeaveRec:
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         parents["domain"] = self.plan.domains[target]
-        return Stage(tune_weights, settings, parents, f"choose λ for {target}")
+        what = " + ".join(part.label.removeprefix("train ") for part in parts)
+        return Stage(tune_weights, settings, parents, f"choose λ for {target} ({space}): {what}")

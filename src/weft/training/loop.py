@@ -81,11 +81,18 @@ def _plan(
 
 
 def _key(
-    parts: Sequence[Examples], settings: TrainSettings, seed: int, parameters: Named, extra: str
+    parts: Sequence[Examples],
+    plan: list[list[Batch]],
+    settings: TrainSettings,
+    seed: int,
+    parameters: Named,
+    extra: str,
 ) -> str:
     data = [hash_arrays({"user": part.user, "end": part.end}, part.domain.hash) for part in parts]
     shapes = [[name, list(parameter.shape)] for name, parameter in parameters]
-    return hash_json([data, settings.model_dump(), seed, shapes, extra])
+    order = [np.concatenate([[batch.part], batch.rows]) for step in plan for batch in step]
+    batches = hash_arrays({"order": np.concatenate(order)}, [len(step) for step in plan])
+    return hash_json([data, batches, settings.model_dump(), seed, shapes, extra])
 
 
 def train(
@@ -135,7 +142,7 @@ def train(
         newer = getattr(model, "activation_checkpointing_enable", None)
         (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
     plan = _plan(parts, [recommender.lengths(part) for part in parts], settings, seed)
-    key = _key(parts, settings, seed, parameters, start)
+    key = _key(parts, plan, settings, seed, parameters, start)
     run = _Run(recommender, parts, settings, seed, accelerator, parameters, optimizer, plan)
     if checkpoints is not None:
         checkpoints.mkdir(parents=True, exist_ok=True)
