@@ -167,7 +167,7 @@ def _summary(recipe: Recipe, domains: dict[str, Domain]) -> str:
     branches = recipe.branches
     seeds = {s.name: len(s.seeds) + 1 for s in recipe.domains if s.seeds}
     training = (
-        f"{branches.examples:,} examples per domain × {branches.epochs} epochs, batch"
+        f"{branches.examples:,} examples per domain × {branches.epochs} epoch{'s' * (branches.epochs > 1)}, batch"
         f" {branches.batch}, LoRA rank {branches.lora.rank}"
     )
     words = [
