@@ -196,7 +196,7 @@ def test_an_error_of_the_system_is_one_sentence(
 ) -> None:
     page, before = report / "page.md", listing(report)
 
-    def fail(error: OSError) -> Callable[..., None]:
+    def fail(error: Exception) -> Callable[..., None]:
         def write(*_: Any, **__: Any) -> None:
             raise error
 
@@ -204,6 +204,7 @@ def test_an_error_of_the_system_is_one_sentence(
 
     for error, words in [
         (OSError(28, "No space left on device"), f"{page} can't be written: the disk is full"),
+        (RuntimeError("IO: x (os error 28)"), f"{page} can't be written: the disk is full"),
         (PermissionError(13, "Permission denied", "/secret"), "/secret: permission denied"),
         (OSError(5, "Input/output error", "/dev/x"), "/dev/x: Input/output error"),
     ]:
@@ -229,6 +230,18 @@ def test_cuda_without_a_gpu(
     assert words in refuse("run", recipe, "--out", tmp_path / "out", "--device", "cuda")
     with pytest.raises(WeftError, match=words):
         load_backbone(str(tiny_bert), device="cuda")
+
+
+def test_a_full_disk_names_the_asked_folder_and_leaves_nothing(
+    model: Path, tmp_path: Path, refuse: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    said = refuse("merge", model, "--out", tmp_path / "merged")
+    assert f"{tmp_path / 'merged' / 'adapter_config.json'} can't be written: the disk is" in said
+    assert listing(tmp_path) == []
 
 
 def test_a_history_that_says_nothing_is_refused(model: Path, refuse: Say) -> None:

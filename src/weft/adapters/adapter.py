@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from weft.adapters.lora import LoraLinear
 from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.hashing import hash_arrays
+from weft.data.source import checked
 from weft.errors import WeftError
 
 PREFIX = "base_model.model."
@@ -199,7 +201,7 @@ def load_adapter(path: Path) -> Adapter:
     except (OSError, SafetensorError) as error:
         raise WeftError(f"{path / WEIGHTS} can't be read: {error}") from None
     tensors = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
-    factors = _factors(tensors, config, manifest.get(SCALING) or {}, path / WEIGHTS)
+    factors = _factors(tensors, config, manifest.get(SCALING, {}), path / WEIGHTS)
     saved = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     adapter = Adapter(factors, manifest, saved)
     stated = manifest.get(HASH)
@@ -208,31 +210,83 @@ def load_adapter(path: Path) -> Adapter:
     return adapter
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+class _Said(BaseModel):
+    """What a file must say where it says it; PEFT and weft have more entries."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Config(_Said):
+    """The entries of a PEFT configuration that decide ΔW."""
+
+    r: PositiveInt = 8
+    lora_alpha: FiniteFloat = 8
+    rank_pattern: dict[str, PositiveInt] | None = None
+    alpha_pattern: dict[str, FiniteFloat] | None = None
+    use_rslora: bool = False
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_patterns(cls, patterns: dict[str, Any] | None) -> dict[str, Any] | None:
+        for pattern in patterns or {}:
+            try:
+                _pattern(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression ({error})") from None
+        return patterns
+
+
+class _NamedBackbone(_Said):
+    name: str = Field(min_length=1)
+    fingerprint: str = Field(min_length=1)
+
+
+class _Manifest(_Said):
+    """The entries of weft.json that weft itself reads."""
+
+    backbone: _NamedBackbone
+    domains: list[str] = []
+    data: dict[str, str] = {}
+    recommender: dict[str, Any] | None = None
+    scaling: dict[str, FiniteFloat] = {}
+    weights_hash: str | None = None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise WeftError(f"{path} holds no JSON object")
+    return values
+
+
+def _read_config(path: Path) -> _Config:
     """A PEFT configuration whose delta is B A and nothing more."""
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        what = config.get("peft_type") if isinstance(config, dict) else "missing"
-        raise WeftError(f"{path}: peft_type is {what}, not LORA")
+    config = _read_object(path)
+    if config.get("peft_type") != "LORA":
+        raise WeftError(f"{path}: peft_type is {config.get('peft_type', 'missing')}, not LORA")
     if config.get("use_dora"):
         raise WeftError(f"{path}: DoRA adapters are not supported (use_dora)")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(("pissa", "olora", "corda", "loftq")):
         raise WeftError(f"{path}: adapters that change the backbone ({start}) are not supported")
-    return config
+    try:
+        return checked(_Config, config)
+    except WeftError as error:
+        raise WeftError(f"{path}: {error}") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = read_json(path)
-    backbone = manifest.get("backbone") if isinstance(manifest, dict) else None
-    if not isinstance(backbone, dict) or not isinstance(backbone.get("fingerprint"), str):
-        raise WeftError(f"{path} does not name the adapter's backbone (backbone.fingerprint)")
-    return dict(manifest)
+    manifest = _read_object(path)
+    try:
+        checked(_Manifest, {"backbone": {}, **manifest})
+    except WeftError as error:
+        raise WeftError(f"{path}: {error}") from None
+    return manifest
 
 
 def _factors(
     tensors: Mapping[str, Tensor],
-    config: dict[str, Any],
+    config: _Config,
     exact: Mapping[str, float],
     file: Path,
 ) -> dict[str, Factors]:
@@ -252,6 +306,8 @@ def _factors(
             raise WeftError(
                 f"{file}: the factors of '{module}', {list(a.shape)} and {list(b.shape)}, don't fit"
             )
+        if not a.shape[0]:
+            raise WeftError(f"{file}: the factors of '{module}' are empty (rank 0)")
         scaling = _scaling(config, module, a.shape[0])
         stated = exact.get(module, scaling)
         close = abs(stated - scaling) <= 1e-12 * abs(scaling)
@@ -259,11 +315,16 @@ def _factors(
     return factors
 
 
-def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
-    """α/r, or α/√r with rsLoRA; patterns match as in PEFT: the end of a name, the first counts."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+def _pattern(text: str) -> re.Pattern[str]:
+    """As PEFT reads it: the end of a module's name."""
+    return re.compile(rf"(.*\.)?({text})$")
+
+
+def _scaling(config: _Config, module: str, rank: int) -> float:
+    """α/r, or α/√r with rsLoRA; of the patterns that match, the first counts."""
+    alpha = config.lora_alpha
+    for pattern, value in (config.alpha_pattern or {}).items():
+        if _pattern(pattern).match(module):
             alpha = value
             break
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+    return float(alpha) / (rank**0.5 if config.use_rslora else rank)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from weft.artifacts.atomic import read_json
 from weft.artifacts.hashing import hash_file
 from weft.backbones.cpu import keep_freed_memory, use_short_attention
 from weft.errors import WeftError
@@ -48,6 +48,20 @@ class Backbone:
     fingerprint: str
     pooling: Pooling
     folder: Path
+
+
+def check_device(name: str) -> None:
+    """A `WeftError` unless this machine has the device: cpu, cuda, or cuda:0, cuda:1, …"""
+    if name == "cpu":
+        return
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or bool(colon) != (number.isascii() and number.isdigit()):
+        raise WeftError(f"device '{name}' is not known; say cpu or cuda")
+    if not torch.cuda.is_available():
+        raise WeftError(f"device '{name}' is not to be had: torch finds no usable GPU here")
+    if number and int(number) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise WeftError(f"device '{name}' is not to be had: there are {count} GPUs, from cuda:0 on")
 
 
 def bfloat16_is_fast() -> bool:
@@ -116,9 +130,10 @@ def fingerprint_of(folder: Path) -> str:
 def _pooling_of(folder: Path) -> Pooling:
     """What the folder's sentence-transformers configuration says; mean where it says nothing."""
     path = folder / "1_Pooling" / "config.json"
-    if path.is_file() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
-        return "cls"
-    return "mean"
+    said = read_json(path) if path.is_file() else {}
+    if not isinstance(said, dict):
+        raise WeftError(f"{path} holds no JSON object")
+    return "cls" if said.get("pooling_mode_cls_token") else "mean"
 
 
 def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cpu") -> Backbone:
@@ -130,6 +145,7 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
+    check_device(device)
     folder = find_backbone(name)
     fingerprint = fingerprint_of(folder)
     known = KNOWN.get(name)

@@ -156,6 +156,7 @@ def ingest(
 
     weft data ingest Office_Products_5.json.gz office --format amazon-2018 --items meta_Office_Products.json.gz --titled
     """  # fmt: skip
+    from weft.artifacts.atomic import check_parents
     from weft.data import ingest as run
     from weft.data.filters import Filters
     from weft.data.source import Source, checked
@@ -171,6 +172,7 @@ def ingest(
         "minimum_length": minimum_length, "maximum_length": maximum_length,
         "sample_users": sample_users, "unused_items": unused_items, "seed": seed,
     }  # fmt: skip
+    check_parents(destination)  # before the work, not after it
     report = run.ingest(
         checked(Source, settings), destination,
         name=name, filters=checked(Filters, filters), replace=replace,

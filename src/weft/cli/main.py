@@ -57,6 +57,13 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        from weft.artifacts.atomic import reason
+
+        name = error.filename2 or error.filename
+        where = "" if name is None else f"{name}: "
+        sys.stderr.write(f"weft: {where}{' '.join(reason(error).split())}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -46,6 +46,7 @@ def evaluate(
     users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
 ) -> None:
     """Measure a recommender on a domain's test users (leave-one-out)."""
+    from weft.artifacts.atomic import check_folder
     from weft.data.folder import load_domain
     from weft.data.splits import leave_one_out
     from weft.evaluation.candidates import CandidateSettings
@@ -53,6 +54,7 @@ def evaluate(
     from weft.evaluation.protocol import EvaluationSettings
     from weft.recommenders.folder import load_recommender
 
+    check_folder(out, new=True)  # before the work, not after it
     loaded = load_domain(domain)
     recommender = load_recommender(model).recommender
     recommender.use(loaded.items)
@@ -70,22 +72,20 @@ def merge(
         list[float] | None, typer.Option(help="One for each adapter; 1/K each unless given.")
     ] = None,
     space: Annotated[
-        str, typer.Option(help="delta (ΔW summed, exact) or factors (A and B).")
+        Literal["delta", "factors"],
+        typer.Option(help="What is summed: ΔW, exactly, or A and B, each on its own."),
     ] = "delta",
 ) -> None:
     """Merge adapters into one: Σ λ θ. Needs no backbone."""
     from weft.adapters import load_adapter, save_adapter
+    from weft.artifacts.atomic import check_folder
     from weft.data.catalogue import FILE, load_catalogue
-    from weft.errors import WeftError
     from weft.merging import merge_adapters
     from weft.recommenders.folder import save_recommender
 
-    if space not in ("delta", "factors"):
-        raise WeftError(f"--space is delta or factors, not '{space}'")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise WeftError(f"{out} exists already; name another folder or remove it")
+    check_folder(out, new=True)
     parts = [load_adapter(path) for path in adapters]
-    merged = merge_adapters(parts, weight, space="factors" if space == "factors" else "delta")
+    merged = merge_adapters(parts, weight, space=space)
     if (adapters[0] / FILE).is_file():  # stays a recommender for the first one's catalogue
         save_recommender(merged, load_catalogue(adapters[0]), out)
     else:

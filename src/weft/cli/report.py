@@ -14,8 +14,12 @@ def report(
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,
 ) -> None:
     """Show a run's report, or write it as HTML or Markdown."""
+    from weft.artifacts.atomic import check_file, new_file
     from weft.report.model import RunReport
 
+    for path in (html, markdown):
+        if path is not None:
+            check_file(path)
     loaded = RunReport.load(run)
     if html is not None:
         from weft.report.html import render_html
@@ -23,7 +27,6 @@ def report(
         render_html(loaded, html)
         typer.echo(f"wrote {html}")
     if markdown is not None:
-        from weft.artifacts.atomic import new_file
         from weft.report.markdown import render_markdown
 
         with new_file(markdown) as temporary:

@@ -55,10 +55,15 @@ def run(
 def _run(
     recipe: Recipe, out: Path, data: Path | None, workers: int | None, device: str | None
 ) -> None:
+    from weft.artifacts.atomic import check_folder
+    from weft.backbones.load import check_device
     from weft.cli.progress import StageProgress
     from weft.report.terminal import render_terminal
     from weft.systems.run import run as run_recipe
 
+    check_folder(out)
+    if device is not None:
+        check_device(device)
     with StageProgress() as progress:
         report = run_recipe(
             recipe, out, data=data, workers=workers, device=device, watch=progress.watch,

@@ -19,7 +19,7 @@ def merge_adapters(
 
     `space: delta` sums the products ΔW = s·BA (rank Σr, exact); `space: factors` sums A and B
     separately (needs one rank and scaling). Refuses adapters of different backbones, target
-    modules, or modules saved whole; weights are taken as they are and not normalised.
+    modules, ways to score items (`recommender`), or modules saved whole; weights are taken as they are and not normalised.
     """
     if not parts:
         raise WeftError("a merge needs at least one adapter")
@@ -47,6 +47,7 @@ def _check_alike(parts: Sequence[Adapter], space: Space) -> None:
                 f"({first.fingerprint[:12]}…), adapter {number} to "
                 f"{part.manifest['backbone']['name']} ({part.fingerprint[:12]}…)"
             )
+        _check_recommenders(first, part, number)
         odd = set(part.factors) ^ set(first.factors)
         if odd:
             raise WeftError(f"module '{min(odd)}' is in only one of adapters 1 and {number}")
@@ -62,6 +63,24 @@ def _check_alike(parts: Sequence[Adapter], space: Space) -> None:
                 )
     if any(part.saved for part in parts):
         raise WeftError("modules saved whole can't be merged by this method")
+
+
+def _check_recommenders(first: Adapter, part: Adapter, number: int) -> None:
+    """Factors trained to score items in one way say nothing when used in another."""
+    one, other = (adapter.manifest.get("recommender") for adapter in (first, part))
+    if one == other:
+        return
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        lacking = 1 if one is None else number
+        raise WeftError(
+            f"adapters 1 and {number} can't be merged: adapter {lacking} does not say how it "
+            "scores items (recommender)"
+        )
+    field = min(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    raise WeftError(
+        f"recommender.{field} is {one.get(field)} in adapter 1 and {other.get(field)} "
+        f"in adapter {number}"
+    )
 
 
 def _manifest(parts: Sequence[Adapter], recipe: dict[str, Any]) -> dict[str, Any]:

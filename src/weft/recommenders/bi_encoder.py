@@ -9,6 +9,7 @@ is no negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -230,8 +231,8 @@ class BiEncoder:
         vectors = _read_vectors(path)
         if vectors is None:
             vectors = self.encode(self._assemble_items(tokens, first))
-            if path is not None:
-                with new_file(path) as temporary:
+            if path is not None:  # a folder that can't be written does without
+                with suppress(OSError, SafetensorError, WeftError), new_file(path) as temporary:
                     save_file({"texts": vectors}, temporary)
         self._vectors, self._vectors_of = (vectors, text_of), state
         return self._vectors

@@ -6,11 +6,12 @@ items.parquet is the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from weft.adapters import Adapter, load_adapter, write_adapter
+from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import new_directory
 from weft.backbones import Precision, load_backbone
 from weft.backbones.load import dtype_of
@@ -71,12 +72,17 @@ class LoadedRecommender:
     ) -> list[list[Suggestion]]:
         """The k best items for each history of titles, oldest first; new users and batches alike.
 
-        An entry that is an item id of the catalogue stands for that item's title.
+        An entry that is an item id of the catalogue stands for that item's title. A history
+        without a title that says something is a `WeftError`.
         """
         if k < 1:
             raise WeftError(f"k must be at least 1, not {k}")
+        _check_histories(histories)
         index, titles = self.catalogue.index, self.catalogue.titles
         spoken = [[titles[index[t]] if t in index else t for t in history] for history in histories]
+        for number, history in enumerate(spoken, start=1):
+            if not any(title.strip() for title in history):
+                raise WeftError(f"history {number} needs at least one title that is not empty")
         ranking = self.recommender.top_k_of_titles(spoken, k, mask_history=mask_history)
         ids = self.catalogue.item_ids
         return [
@@ -87,6 +93,20 @@ class LoadedRecommender:
             ]
             for items, scores in zip(ranking.items.tolist(), ranking.scores, strict=True)
         ]
+
+
+def _check_histories(histories: Sequence[Sequence[str]]) -> None:
+    """Lists of titles, not a title where a list belongs."""
+    if isinstance(histories, str):
+        raise WeftError("recommend takes a list of histories, each a list of titles, not a string")
+    for number, history in enumerate(histories, start=1):
+        if isinstance(history, str) or not isinstance(history, Iterable):
+            kind = type(history).__name__
+            raise WeftError(f"history {number} must be a list of titles, not a {kind}: {history!r}")
+        for entry in history:
+            if not isinstance(entry, str):
+                kind = type(entry).__name__
+                raise WeftError(f"history {number} must hold titles, not a {kind}: {entry!r}")
 
 
 def load_recommender(
@@ -104,8 +124,11 @@ def load_recommender(
     adapter = load_adapter(folder)
     said = adapter.manifest.get("recommender")
     if not isinstance(said, dict):
-        raise WeftError(f"{folder / 'weft.json'} does not say how this adapter scores items")
-    settings = checked(BiEncoderSettings, said)
+        raise WeftError(f"{folder / MANIFEST} does not say how this adapter scores items")
+    try:
+        settings = checked(BiEncoderSettings, said)
+    except WeftError as error:
+        raise WeftError(f"{folder / MANIFEST}: recommender: {error}") from None
     catalogue = load_catalogue(Path(items) if items is not None else folder)
     backbone = adapter.manifest["backbone"]["name"]
     return LoadedRecommender(
