@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_shop
+from tiny import make_shop
 
 from weft.adapters import LoraSettings, from_attached
 from weft.backbones import load_backbone
