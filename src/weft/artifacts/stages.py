@@ -89,12 +89,15 @@ class Stage:
         return run / "stages" / self.name
 
 
-def missing(stages: Iterable[Stage], run: Path) -> list[Stage]:
-    """The stages still to do, parents before children; each once."""
+def reached(
+    stages: Iterable[Stage], stop: Callable[[Stage], bool] = lambda stage: False
+) -> list[Stage]:
+    """The stages and all that they rest on, each once, parents before children; a stage at which
+    to `stop` is left out, and so is what only it rests on."""
     order: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.key in order or stage.folder(run).is_dir():
+        if stage.key in order or stop(stage):
             return
         for parent in stage.parents.values():
             visit(parent)
@@ -103,6 +106,11 @@ def missing(stages: Iterable[Stage], run: Path) -> list[Stage]:
     for stage in stages:
         visit(stage)
     return list(order.values())
+
+
+def missing(stages: Iterable[Stage], run: Path) -> list[Stage]:
+    """The stages still to do, parents before children; each once."""
+    return reached(stages, lambda stage: stage.folder(run).is_dir())
 
 
 def prepare(
@@ -144,21 +152,6 @@ def library_versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def reached(stages: Iterable[Stage]) -> list[Stage]:
-    """The stages and all that they rest on, each once, parents first."""
-    order: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in order:
-            for parent in stage.parents.values():
-                visit(parent)
-            order[stage.key] = stage
-
-    for stage in stages:
-        visit(stage)
-    return list(order.values())
 
 
 @contextmanager

@@ -152,7 +152,8 @@ def build_report(
         domains=[_table(recipe, measured, target, run_folder) for target in targets],
         learning_curves={label: _curve(stage, run_folder) for label, stage in trained.items()},
         branches={label: _branch(stage, recipe) for label, stage in trained.items()},
-        validation_metric="NDCG@10 among candidates",
+        validation_metric="NDCG@10 "
+        + ("among candidates" if recipe.evaluate.candidates else "of all"),
         users=[
             case
             for place, (target, domain) in enumerate(domains.items())

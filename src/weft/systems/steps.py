@@ -99,6 +99,7 @@ def train_branch(task: Task) -> None:
         seed=said["seed"],
         start=f"{backbone.fingerprint} {said['init_seed']}",
         checkpoints=task.scratch,
+        logs=task.out / "trackers" if settings.trackers else None,
         validate=_validator(task, recommender, splits),
         report=lambda step, steps, _: task.say(
             step * settings.batch * settings.accumulate,

@@ -102,6 +102,7 @@ def train(
     *,
     seed: int,
     checkpoints: Path | None = None,
+    logs: Path | None = None,
     start: str = "",
     validate: Callable[[], float] | None = None,
     report: Report | None = None,
@@ -113,7 +114,7 @@ def train(
     on from there; whatever else the loss depends on (the recommender's settings, say) must be in
     `start` too. `validate` gives a number where higher is better; it is called every
     `settings.validate_every` steps and at the end. With `keep: best` the weights of its best
-    value are what remains.
+    value are what remains. Trackers that write files write them to `logs`.
 
     Raises a `WeftError` if there is nothing to train on, or the loss stops being a number.
     """
@@ -125,7 +126,7 @@ def train(
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.accumulate,
         log_with=list(settings.trackers) or None,
-        project_dir=str(checkpoints) if checkpoints else None,
+        project_dir=str(logs) if logs else None,
         cpu=next(recommender.model.parameters()).device.type == "cpu",
     )
     parameters = [(n, p) for n, p in recommender.model.named_parameters() if p.requires_grad]
