@@ -48,7 +48,7 @@ class Factors:
 class Adapter:
     """Module name -> factors; `saved` holds tensors of modules saved whole, by full name.
 
-    `manifest` carries at least `backbone` {name, fingerprint}; see DESIGN's artifact contract:
+    `manifest` carries at least `backbone` {name, fingerprint}, and what else is known:
     domains, data hash, branch, seed, parents, merge recipe, versions.
     """
 
