@@ -68,7 +68,9 @@ def test_one_adapter_is_described(run: Run, tmp_path: Path) -> None:
     said = json.loads(run(part, "--json"))
     assert said["domains"] == ["books"] and said["merge"] == {"method": "linear"}
     assert (said["modules"], said["ranks"], said["parameters"]) == (2, [2], 32)
-    assert "parameters     32" in run(part)
+    text = run(part)
+    assert "parameters     32" in text and "ranks          2\n" in text
+    assert "\nmerge\n  method: linear\n" in text
 
 
 def test_one_checkpoint_is_described(run: Run, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_one_checkpoint_is_described(run: Run, tmp_path: Path) -> None:
     assert said["files"] == {"model.safetensors": size}
     assert said["config"] == {"model_type": "bert", "hidden_size": 4}
     assert said["merge"] == {"method": "ties"}
-    assert "bfloat16" in run(model / "model.safetensors")
+    assert "\ndtypes\n  int64: 3\n  bfloat16: 48\n" in run(model / "model.safetensors")
 
 
 def test_adapters_are_compared_in_tables_and_as_json(run: Run, tmp_path: Path) -> None:

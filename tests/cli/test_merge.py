@@ -133,6 +133,14 @@ def test_options_that_a_wrapper_does_not_know_go_to_the_method_it_holds(weft: Sa
     assert not Path("out").exists()
 
 
+def test_a_dry_run_says_that_the_output_is_there_already(weft: Say) -> None:
+    Path("out").mkdir()
+    Path("out/own.txt").write_text("mine")
+    assert "out exists already" in weft("merge m0 m1 -o out --dry-run", code=2)
+    assert weft("merge m0 m1 -o new --dry-run").startswith("method:")
+    assert not Path("new").exists()
+
+
 def test_a_recipe_a_dry_run_and_a_manifest_give_the_same_bytes(weft: Say) -> None:
     recipe = """
         method: {name: della, drop_rate: 0.3, then: {name: ties, density: 0.8}}

@@ -58,13 +58,26 @@ def inspect(
 
 
 def _described(said: dict[str, Any]) -> str:
-    return "\n".join(f"{name:14s} {_value(value)}" for name, value in said.items())
+    told = [(name, _value(value)) for name, value in said.items()]
+    return "\n".join(name + v if v.startswith("\n") else f"{name:14s} {v}" for name, v in told)
 
 
 def _value(value: Any) -> str:
+    """One line of text; what holds other values (a merge's recipe) goes below as YAML."""
+    if value and _nested(value) and (isinstance(value, dict) or any(map(_nested, value))):
+        import yaml
+
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip()
+        return "\n" + "\n".join(f"  {line}" for line in text.splitlines())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def merge(
     ] = False,
 ) -> None:
     """Merge adapters or checkpoints into one. Needs no backbone."""
+    from weft.artifacts.atomic import check_folder
     from weft.errors import WeftError
     from weft.merging.merge import plan_recipe, run_merge
     from weft.merging.recipe import bytes_of
@@ -107,6 +108,8 @@ def merge(
     where = out or (None if recipe.out is None else Path(recipe.out))
     if where is None and not dry_run:
         raise WeftError("say where to: -o FOLDER")
+    if where is not None:
+        check_folder(where, new=True)
     started = time.monotonic()
     job = plan_recipe(recipe)
     for unused in job.weights.unused:
