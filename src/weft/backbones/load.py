@@ -18,6 +18,7 @@ from weft.errors import WeftError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Pooling = Literal["mean", "cls"]
+Head = Literal["none", "causal"]
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,16 @@ def _pooling_of(folder: Path) -> Pooling:
     return "cls" if said.get("pooling_mode_cls_token") else "mean"
 
 
-def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cpu") -> Backbone:
-    """Load a Hugging Face encoder by short name, hub name or folder.
+def load_backbone(
+    name: str, *, precision: Precision = "auto", device: str = "cpu", head: Head = "none"
+) -> Backbone:
+    """Load a Hugging Face model by short name, hub name or folder: an encoder, or with
+    `head="causal"` a language model that predicts the next token.
 
     No remote code runs and nothing is unpickled. A backbone with a published hash that does not
     match is refused.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     check_device(device)
@@ -160,11 +164,12 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        model, info = AutoModel.from_pretrained(
+        kind: Any = AutoModelForCausalLM if head == "causal" else AutoModel
+        model, info = kind.from_pretrained(
             folder,
             dtype=dtype_of(precision),
             # On the CPU, sdpa's backward pass takes longer than all the rest at these lengths.
-            attn_implementation="eager" if device == "cpu" else None,
+            attn_implementation="eager" if device == "cpu" and head == "none" else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -178,6 +183,7 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "cp
         raise WeftError(f"{folder} lacks {len(missing)} of the backbone's weights: {missing[0]}, …")
     if device == "cpu":
         keep_freed_memory()
-        use_short_attention(model)
+        if head == "none":
+            use_short_attention(model)
     model.to(device).eval()
     return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder)

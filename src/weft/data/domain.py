@@ -159,5 +159,10 @@ class Examples:
     def user_ids(self) -> list[str]:
         return self.domain.sequences.user_ids.gather(self.user).to_list()
 
+    @property
+    def hash(self) -> str:
+        """A hash of which examples these are, of which domain."""
+        return hash_arrays({"user": self.user, "end": self.end}, self.domain.hash)
+
     def take(self, rows: IntArray) -> Examples:
         return Examples(self.domain, self.user[rows], self.end[rows])

@@ -22,21 +22,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from weft.adapters import (
-    Adapter,
-    LoraLinear,
-    LoraSettings,
-    attach,
-    check_backbone,
-    fold,
-    initialise,
-)
+from weft.adapters import Adapter, LoraSettings
 from weft.artifacts.atomic import new_file
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
-from weft.recommenders.protocol import Histories, Ranking, best
+from weft.recommenders.equip import equip
+from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
     ItemTokens,
     Ragged,
@@ -107,31 +100,19 @@ class BiEncoder:
         self.backbone = backbone
         self.settings = settings
         self.model = backbone.model
-        self.attached: dict[str, LoraLinear] = {}
         self.structure = Structure.for_tokenizer(backbone.tokenizer)
         self._catalogue = catalogue
         self._cache = cache
         self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
         self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
-        self._weights = backbone.fingerprint
         longest = _longest_input(self.model)
         if longest is not None and settings.history_tokens > longest:
             raise WeftError(
                 f"history_tokens is {settings.history_tokens}, "
                 f"and the backbone '{backbone.name}' reads at most {longest}"
             )
-        if adapter is not None and lora is not None:
-            raise WeftError(
-                "a bi-encoder takes an adapter to use or LoRA settings to train, not both"
-            )
-        if adapter is not None:
-            check_backbone(adapter, backbone.name, backbone.fingerprint)
-            fold(self.model, adapter)
-            self._weights = hash_json([backbone.fingerprint, adapter.weights_hash])
-        if lora is not None:
-            self.attached = attach(self.model, lora)
-            initialise(self.attached, lora_seed)
+        self.attached, self._weights = equip(backbone, adapter, lora, lora_seed)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -304,17 +285,7 @@ class BiEncoder:
         rows = np.split(np.arange(len(flat)), ends[:-1]) if len(histories) else []
         tokens = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
         users = self.encode(self._assemble_histories(tokens, rows))
-        masked: list[NDArray[np.int64]] | None = None
-        if mask_history:
-            rows_of: dict[str, list[int]] = {}
-            for row, title in enumerate(self.catalogue.titles):
-                rows_of.setdefault(title.strip().casefold(), []).append(row)
-            masked = [
-                np.array(
-                    [r for t in history for r in rows_of.get(t.strip().casefold(), [])], np.int64
-                )
-                for history in histories
-            ]
+        masked = rows_with_titles(self.catalogue, histories) if mask_history else None
         return best(self._against_items(users, None), k, masked)
 
     # --- training

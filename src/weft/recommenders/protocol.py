@@ -55,3 +55,16 @@ def best(scores: NDArray[np.float32], k: int, masked: Sequence[IntArray] | None 
     k = min(k, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Ranking(order.astype(np.int64), np.take_along_axis(scores, order, axis=1))
+
+
+def rows_with_titles(
+    catalogue: Catalogue, histories: Sequence[Sequence[str]]
+) -> list[NDArray[np.int64]]:
+    """For each history of titles the catalogue's items of these titles (case, outer space ignored)."""
+    rows_of: dict[str, list[int]] = {}
+    for row, title in enumerate(catalogue.titles):
+        rows_of.setdefault(title.strip().casefold(), []).append(row)
+    return [
+        np.array([r for t in history for r in rows_of.get(t.strip().casefold(), [])], np.int64)
+        for history in histories
+    ]

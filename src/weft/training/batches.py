@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_json
-from weft.data.domain import Examples
 
 GROUP = 16  # batches that share one sorting by length
 
@@ -28,7 +27,7 @@ def seed_of(*what: object) -> int:
 
 
 def epoch_batches(
-    parts: Sequence[Examples],
+    parts: Sequence[Sized],
     lengths: Sequence[NDArray[np.int64]],
     batch: int,
     seed: int,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,23 +20,41 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_arrays, hash_json
-from weft.data.domain import Examples
 from weft.errors import WeftError
 from weft.training.batches import Batch, epoch_batches, seed_of
 from weft.training.checkpoint import Named, Progress, load_checkpoint, save_checkpoint
 from weft.training.settings import TrainSettings
 
 
-class Trainable(Protocol):
+class Part(Protocol):
+    """Something to train on: the examples of one domain, or blocks of text."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def hash(self) -> str:
+        """Equal for equal contents only."""
+        ...
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The chosen rows."""
+        ...
+
+
+P = TypeVar("P", bound=Part)
+P_in = TypeVar("P_in", bound=Part, contravariant=True)
+
+
+class Trainable(Protocol[P_in]):
     """The part of a recommender that the loop needs."""
 
     model: nn.Module
 
-    def loss(self, batch: Examples) -> Tensor:
-        """Scalar, mean over the batch; the batch is of one domain."""
+    def loss(self, batch: P_in) -> Tensor:
+        """Scalar, mean over the batch; the batch is of one part."""
         ...
 
-    def lengths(self, examples: Examples) -> NDArray[np.int64]:
+    def lengths(self, examples: P_in) -> NDArray[np.int64]:
         """[n] int64: how long each example's input is, in tokens; batches are grouped by it."""
         ...
 
@@ -66,7 +84,7 @@ def rate_at(step: int, steps: int, settings: TrainSettings) -> float:
 
 
 def _plan(
-    parts: Sequence[Examples],
+    parts: Sequence[Part],
     lengths: Sequence[NDArray[np.int64]],
     settings: TrainSettings,
     seed: int,
@@ -81,14 +99,14 @@ def _plan(
 
 
 def _key(
-    parts: Sequence[Examples],
+    parts: Sequence[Part],
     plan: list[list[Batch]],
     settings: TrainSettings,
     seed: int,
     parameters: Named,
     extra: str,
 ) -> str:
-    data = [hash_arrays({"user": part.user, "end": part.end}, part.domain.hash) for part in parts]
+    data = [part.hash for part in parts]
     shapes = [[name, list(parameter.shape)] for name, parameter in parameters]
     order = [np.concatenate([[batch.part], batch.rows]) for step in plan for batch in step]
     batches = hash_arrays({"order": np.concatenate(order)}, [len(step) for step in plan])
@@ -96,8 +114,8 @@ def _key(
 
 
 def train(
-    recommender: Trainable,
-    parts: Sequence[Examples],
+    recommender: Trainable[P],
+    parts: Sequence[P],
     settings: TrainSettings,
     *,
     seed: int,
@@ -107,7 +125,7 @@ def train(
     validate: Callable[[], float] | None = None,
     report: Report | None = None,
 ) -> Trained:
-    """Train the parameters that require gradients on `parts` (one domain each), in place.
+    """Train the parameters that require gradients on `parts` (one domain each, usually), in place.
 
     With `checkpoints`, a folder, state is saved every `settings.checkpoint_every` steps, and a run
     of the same data, settings, seed and `start` (a word for the initial weights, a hash say) goes
@@ -169,13 +187,13 @@ def _check_trackers(names: Sequence[str]) -> None:
             )
 
 
-class _Run:
+class _Run(Generic[P]):
     """The state of one call of `train`."""
 
     def __init__(
         self,
-        recommender: Trainable,
-        parts: Sequence[Examples],
+        recommender: Trainable[P],
+        parts: Sequence[P],
         settings: TrainSettings,
         seed: int,
         accelerator: Accelerator,

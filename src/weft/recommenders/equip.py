@@ -1,0 +1,39 @@
+"""A backbone becomes a recommender's model: an adapter folded in, or LoRA attached to be trained."""
+
+from __future__ import annotations
+
+from weft.adapters import (
+    Adapter,
+    LoraLinear,
+    LoraSettings,
+    attach,
+    check_backbone,
+    fold,
+    initialise,
+)
+from weft.artifacts.hashing import hash_json
+from weft.backbones import Backbone
+from weft.errors import WeftError
+
+
+def equip(
+    backbone: Backbone, adapter: Adapter | None, lora: LoraSettings | None, lora_seed: int
+) -> tuple[dict[str, LoraLinear], str]:
+    """Change the backbone's model in place; (attached LoRA linears, hash of the weights).
+
+    With `adapter` its delta is folded into the weights: for use. With `lora` LoRA linears are
+    attached: for training. With neither it stays the zero-shot backbone. Both are a `WeftError`.
+    """
+    if adapter is not None and lora is not None:
+        raise WeftError(
+            "a recommender takes an adapter to use or LoRA settings to train, not both"
+        )
+    weights, attached = backbone.fingerprint, dict[str, LoraLinear]()
+    if adapter is not None:
+        check_backbone(adapter, backbone.name, backbone.fingerprint)
+        fold(backbone.model, adapter)
+        weights = hash_json([backbone.fingerprint, adapter.weights_hash])
+    if lora is not None:
+        attached = attach(backbone.model, lora)
+        initialise(attached, lora_seed)
+    return attached, weights
