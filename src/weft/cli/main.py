@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from weft import __version__
-from weft.cli import compare, data, inspect, merge, models, report, run
+from weft.cli import backbone, compare, data, inspect, merge, models, report, run
 from weft.cli.merge_arguments import MergeCommand
 from weft.errors import WeftError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(backbone.app, name="backbone")
 app.command()(run.demo)
 app.command()(run.run)
 app.command()(models.recommend)

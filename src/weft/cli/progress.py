@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -81,3 +83,36 @@ class StageProgress:
                 seconds = time.monotonic() - self.started[stage.key]
                 sys.stderr.write(f"[{self.done}/{self.count}] {stage.label}: {seconds:.0f} s\n")
                 sys.stderr.flush()
+
+
+@contextmanager
+def steps_progress(unit: str) -> Iterator[Callable[[int, int, float], None]]:
+    """A bar for one training: give the yielded function to `report`. Where output is no
+    terminal, a line every twentieth of the way."""
+    shown = Progress(
+        SpinnerColumn(),
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    started = time.monotonic()
+    task = shown.add_task("training", total=None, rate="")
+    told = [0]
+
+    def report(step: int, steps: int, done: float) -> None:
+        rate = done / max(1e-9, time.monotonic() - started)
+        shown.update(task, completed=step, total=steps, rate=f"{rate:,.1f} {unit}/s")
+        part = 20 * step // steps
+        if shown.disable and part > told[0]:
+            told[0] = part
+            sys.stderr.write(f"step {step} of {steps}, {rate:,.1f} {unit}/s\n")
+            sys.stderr.flush()
+
+    with shown:
+        yield report

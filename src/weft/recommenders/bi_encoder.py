@@ -56,6 +56,10 @@ class BiEncoderSettings(BaseModel):
     history_tokens: int = Field(default=128, ge=8, description="of the whole encoded history")
     temperature: float = Field(default=0.05, gt=0)
 
+    def for_training(self) -> BiEncoderSettings:
+        """The settings that training looks at: all."""
+        return self
+
 
 def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
     """The cached vectors; a file that is missing or broken gives None."""

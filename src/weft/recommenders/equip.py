@@ -25,9 +25,7 @@ def equip(
     attached: for training. With neither it stays the zero-shot backbone. Both are a `WeftError`.
     """
     if adapter is not None and lora is not None:
-        raise WeftError(
-            "a recommender takes an adapter to use or LoRA settings to train, not both"
-        )
+        raise WeftError("a recommender takes an adapter to use or LoRA settings to train, not both")
     weights, attached = backbone.fingerprint, dict[str, LoraLinear]()
     if adapter is not None:
         check_backbone(adapter, backbone.name, backbone.fingerprint)

@@ -13,13 +13,11 @@ from pathlib import Path
 from weft.adapters import Adapter, load_adapter, write_adapter
 from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import new_directory
-from weft.backbones import Precision, load_backbone
-from weft.backbones.load import dtype_of
+from weft.backbones import Precision
 from weft.data.catalogue import load_catalogue, save_catalogue
 from weft.data.domain import Catalogue
-from weft.data.source import checked
 from weft.errors import WeftError
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,6 @@ class Suggestion:
     item_id: str
     title: str
     score: float
-
-
-def open_bi_encoder(
-    backbone: str,
-    settings: BiEncoderSettings,
-    catalogue: Catalogue | None,
-    adapter: Adapter | None = None,
-    *,
-    precision: Precision = "auto",
-    device: str = "cpu",
-    cache: Path | None = None,
-) -> BiEncoder:
-    """A bi-encoder for use. Deltas are folded in float32, then stored in the asked precision."""
-    loaded = load_backbone(backbone, precision="float32", device=device)
-    recommender = BiEncoder(loaded, settings, catalogue, adapter=adapter, cache=cache)
-    recommender.model.to(dtype_of(precision))
-    return recommender
 
 
 def save_recommender(
@@ -60,7 +41,7 @@ def save_recommender(
 class LoadedRecommender:
     """A recommender from a folder, asked in titles or item ids and answering in items."""
 
-    def __init__(self, recommender: BiEncoder) -> None:
+    def __init__(self, recommender: AnyRecommender) -> None:
         self.recommender = recommender
 
     @property
@@ -126,17 +107,17 @@ def load_recommender(
     if not isinstance(said, dict):
         raise WeftError(f"{folder / MANIFEST} does not say how this adapter scores items")
     try:
-        settings = checked(BiEncoderSettings, said)
+        settings = recommender_settings(said)
     except WeftError as error:
         raise WeftError(f"{folder / MANIFEST}: recommender: {error}") from None
     catalogue = load_catalogue(Path(items) if items is not None else folder)
     backbone = adapter.manifest["backbone"]["name"]
     return LoadedRecommender(
-        open_bi_encoder(
+        make_recommender(
             backbone,
             settings,
             catalogue,
-            adapter,
+            adapter=adapter,
             precision=precision,
             device=device,
             cache=folder / ".vectors",

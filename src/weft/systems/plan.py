@@ -72,6 +72,7 @@ class Plan:
         kind = "+".join(names)
         settings = {
             **self.scoring,
+            "recommender": self.recipe.recommender.for_training().model_dump(mode="json"),
             "split": self.recipe.evaluate.split,
             "branch": kind,
             "examples": branches.examples,

@@ -25,6 +25,7 @@ from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import Space
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
+from weft.recommenders.kinds import RecommenderSettings
 from weft.training import TrainSettings
 
 Control = Literal[
@@ -139,7 +140,7 @@ class Recipe(_Block):
     system: Literal["weaverec"] = "weaverec"
     backbone: str = "minilm"
     precision: Precision = "auto"
-    recommender: BiEncoderSettings = BiEncoderSettings()
+    recommender: RecommenderSettings = BiEncoderSettings()
     domains: tuple[DomainSpec, ...] = Field(min_length=2)
     mall: Mall | None = None
     branches: Branches = Branches()

@@ -16,7 +16,6 @@ from weft import __version__
 from weft.adapters import Adapter, LoraSettings, from_attached, load_adapter, save_adapter
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.stages import Task, version
-from weft.backbones import load_backbone
 from weft.data.domain import Domain, Examples
 from weft.data.filters import Filters, apply_filters, describe
 from weft.data.folder import load_domain, save_domain
@@ -26,8 +25,7 @@ from weft.errors import WeftError
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.folder import open_bi_encoder
+from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 from weft.recommenders.popularity import Popularity
 from weft.recommenders.protocol import Recommender
 from weft.training import TrainSettings, train
@@ -62,16 +60,18 @@ def get_domain(task: Task) -> None:
     save_domain(domain, task.out / "domain", filters=describe(removed))
 
 
-def _bi_encoder(task: Task, domain: Domain | None, adapter: Adapter | None) -> BiEncoder:
+def _recommender(
+    task: Task, domain: Domain | None, adapter: Adapter | None = None, **lora: Any
+) -> AnyRecommender:
     said = task.settings
-    settings = BiEncoderSettings.model_validate(said["recommender"])
-    return open_bi_encoder(
+    return make_recommender(
         said["backbone"]["name"],
-        settings,
+        recommender_settings(said["recommender"]),
         domain.items if domain else None,
-        adapter,
+        adapter=adapter,
         precision=said["precision"],
         device=said["device"],
+        **lora,
     )
 
 
@@ -82,15 +82,9 @@ def train_branch(task: Task) -> None:
     domains = [domain_in(folder) for folder in task.parent_list("domain")]
     splits = [split_of(domain, said["split"]) for domain in domains]
     parts = [sample_train(split.train, said["examples"], said["data_seed"]) for split in splits]
-    backbone = load_backbone(
-        said["backbone"]["name"], precision=said["precision"], device=said["device"]
-    )
-    recommender = BiEncoder(
-        backbone,
-        BiEncoderSettings.model_validate(said["recommender"]),
-        lora=LoraSettings.model_validate(said["lora"]),
-        lora_seed=said["init_seed"],
-    )
+    lora = LoraSettings.model_validate(said["lora"])
+    recommender = _recommender(task, None, lora=lora, lora_seed=said["init_seed"])
+    backbone = recommender.backbone
     settings = TrainSettings.model_validate(said["train"] | said["aside"])
     outcome = train(
         recommender,
@@ -121,7 +115,7 @@ def train_branch(task: Task) -> None:
     write_json(task.out / CURVE, outcome.curve)
 
 
-def _validator(task: Task, recommender: BiEncoder, splits: list[Split]) -> Any:
+def _validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> Any:
     """Mean over the domains of NDCG@10 on some validation users; None if none are asked for."""
     if task.settings["validation"] is None:
         return None
@@ -175,7 +169,7 @@ def tune_weights(task: Task) -> None:
     tried: list[dict[str, Any]] = []
     for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
         weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
-        scorer = _bi_encoder(task, domain, _merged(task, parts, weights))
+        scorer = _recommender(task, domain, _merged(task, parts, weights))
         metrics = evaluate(scorer, validation, settings, part="validation").metrics()
         tried.append({"weights": weights, "ndcg@5": metrics[_at(settings, 5)]})
         task.say(len(tried), 6, "settings")
@@ -196,7 +190,7 @@ def evaluate_recommender(task: Task) -> None:
         scorer = Popularity.of(split.train)
     else:
         folder = task.parents.get("adapter")
-        scorer = _bi_encoder(task, domain, load_adapter(folder / "adapter") if folder else None)
+        scorer = _recommender(task, domain, load_adapter(folder / "adapter") if folder else None)
     settings = EvaluationSettings.model_validate(said["evaluate"])
     evaluate(
         scorer,

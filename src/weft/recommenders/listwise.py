@@ -1,0 +1,206 @@
+"""A causal language model that reads a history and candidate titles and answers with titles.
+
+WeaveRec's own recommender (arXiv 2510.26546, §5.1). The prompt is a chat; the answer is the
+target's title (`top1`), or that and four random candidates (`top5`, as published). Three
+rankers score candidates with it: exactly, by a constrained beam, or as published, by what greedy
+decoding writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from weft.adapters import Adapter, LoraSettings
+from weft.backbones import Backbone
+from weft.data.domain import Catalogue, Examples
+from weft.data.draws import mix
+from weft.errors import WeftError
+from weft.evaluation.candidates import CandidateSettings, draw_candidates
+from weft.recommenders.lm.decode import constrained_beam, greedy
+from weft.recommenders.lm.packing import packed_loss
+from weft.recommenders.prompted import Prompted
+from weft.recommenders.protocol import Histories
+from weft.text import ItemTokens, Ragged, TextSettings
+from weft.text.prompt import ListPrompt, PromptSettings, canonical, parse_answer
+
+ANSWERS = {"top1": 1, "top5": 5}
+_KEY = np.array([[20251122]], dtype=np.uint64)  # of the order in a prompt
+
+
+class ListwiseSettings(BaseModel):
+    """The `recommender:` block of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["listwise"] = "listwise"
+    text: TextSettings = TextSettings(tokens=None)
+    prompt: PromptSettings = PromptSettings()
+    listed: bool = Field(default=True, description="the prompt lists the candidates")
+    drawn: int = Field(default=29, ge=5, description="candidates beside the truth in training")
+    answer: Literal["top1", "top5"] = Field(default="top5", description="what is learned")
+    ranker: Literal["exact", "beam", "published"] = "exact"
+    normalise: bool = Field(default=False, description="exact: log-likelihood per token")
+    beams: int = Field(default=10, ge=1, description="width of the constrained beam")
+    new_tokens: int = Field(default=800, ge=1, description="published: at most written")
+    memory: int = Field(default=2 << 30, ge=1 << 20, description="bytes for scoring one user")
+
+    def for_training(self) -> ListwiseSettings:
+        """The same with every setting at its default that training does not look at."""
+        own = ("ranker", "normalise", "beams", "new_tokens", "memory")
+        plain = ListwiseSettings()
+        return self.model_copy(update={name: getattr(plain, name) for name in own})
+
+
+class Listwise(Prompted):
+    """A recommender over a catalogue: backbone + adapter, scores are log-likelihoods of titles.
+
+    Exact: log P(title, terminator | prompt), in nats, or that per token. Beam: the same, −inf for
+    what the beam did not reach. Published: 5, 4, … 1 for the titles written first to fifth, 0 for
+    the rest.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: ListwiseSettings,
+        catalogue: Catalogue | None = None,
+        *,
+        adapter: Adapter | None = None,
+        lora: LoraSettings | None = None,
+        lora_seed: int = 0,
+        cache: Path | None = None,  # of item vectors: there are none here
+    ) -> None:
+        super().__init__(
+            backbone, settings.text, catalogue, adapter, lora, lora_seed, settings.memory
+        )
+        self.settings = settings
+        self.prompt = ListPrompt(backbone.tokenizer, settings.prompt)
+
+    def _scores(
+        self, tokens: ItemTokens, histories: Histories, candidates: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        if candidates is None:
+            return self._whole(tokens, histories)
+        self._check_titles(tokens, candidates)
+        prompts = self._prompts(tokens, histories, candidates)
+        if self.settings.ranker == "published":
+            return self._written(prompts, tokens, candidates)
+        rows = [self._likelihood(prompts.of(i), tokens, candidates[i]) for i in range(len(prompts))]
+        return np.stack(rows) if rows else np.empty(candidates.shape, dtype=np.float32)
+
+    def _whole(self, tokens: ItemTokens, histories: Histories) -> NDArray[np.float32]:
+        """[n, items]: every item that has a title; the rest −inf."""
+        if self.settings.listed:
+            raise WeftError(
+                "this recommender ranks candidates that its prompt lists, so it can't rank a whole "
+                "catalogue: give candidates, or train one with recommender.listed: false"
+            )
+        if self.settings.ranker == "published":
+            raise WeftError("the published ranker needs candidates; ranker: exact ranks catalogues")
+        there = self._titled(tokens)
+        prompts = self._prompts(tokens, histories, None)
+        out = np.full((len(prompts), len(self.catalogue)), -np.inf, dtype=np.float32)
+        for row in range(len(prompts)):
+            out[row, there] = self._likelihood(prompts.of(row), tokens, there)
+        return out
+
+    # --- one prompt
+
+    def _prompts(
+        self, tokens: ItemTokens, histories: Histories, candidates: NDArray[np.int64] | None
+    ) -> Ragged:
+        shown = shuffled(candidates) if candidates is not None and self.settings.listed else None
+        made = self.prompt.prompts(tokens, histories, shown)
+        self._count(made)
+        return made.ragged
+
+    @property
+    def _end(self) -> int:
+        """The token after a first title: of the separator, or the end of the turn."""
+        return self.prompt.separator[0] if self.settings.answer == "top5" else self.prompt.end
+
+    def _likelihood(
+        self, prompt: NDArray[np.int32], tokens: ItemTokens, items: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        titles = [tokens.of(item) for item in items.tolist()]
+        if self.settings.ranker == "beam":
+            return constrained_beam(self.language, prompt, titles, self._end, self.settings.beams)
+        found = self.language.continuations(prompt, titles, self._end)
+        if self.settings.normalise:
+            return (found.total / found.tokens).astype(np.float32)
+        return found.total
+
+    def _written(
+        self, prompts: Ragged, tokens: ItemTokens, candidates: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """The published ranker: greedy decoding, split, exact match; the rest share the last rank."""
+        tokenizer = self.tokenizer
+        out = np.zeros(candidates.shape, dtype=np.float32)
+        rows = [prompts.of(i) for i in range(len(prompts))]
+        answers = greedy(
+            self.language, rows, self.prompt.end, self.settings.new_tokens, tokenizer.pad_token_id
+        )
+        for row, ids in enumerate(answers):
+            names = [canonical(tokenizer, tokens.of(item)) for item in candidates[row].tolist()]
+            said = parse_answer(tokenizer.decode(ids, skip_special_tokens=True))
+            place = {name: column for column, name in enumerate(names)}
+            named = list(dict.fromkeys(place[title] for title in said if title in place))
+            self.counts["answers"] += 1
+            self.counts["answers without a candidate"] += not named
+            self.counts["titles written"] += len(said)
+            self.counts["titles that are no candidate"] += sum(t not in place for t in said)
+            out[row, named[:5]] = np.arange(5, 5 - len(named[:5]), -1)
+        return out
+
+    def _check_titles(self, tokens: ItemTokens, candidates: NDArray[np.int64]) -> None:
+        """Every candidate says something, and a listed one says it once."""
+        self._check_titled(tokens, candidates)
+        if not self.settings.listed and self.settings.ranker != "published":
+            return  # equal titles share one score there: a tie
+        group = np.sort(self.catalogue.title_group[candidates], axis=1)
+        again = group[:, 1:] == group[:, :-1]
+        if again.any():
+            row, column = np.argwhere(again)[0]
+            title = self.catalogue.titles[int(group[row, column])]
+            raise WeftError(
+                f"two candidates of history {row + 1} have the same title '{title}': "
+                "a prompt that lists both can't tell them apart"
+            )
+
+    # --- training
+
+    def loss(self, batch: Examples) -> Tensor:
+        """Mean cross entropy over the answers' tokens; examples packed without cross-attention."""
+        prompts, answers = self.training_texts(batch)
+        pairs = [(prompts.of(i), answers.of(i)) for i in range(len(batch))]
+        rows = [np.concatenate(pair) for pair in pairs]
+        return packed_loss(self.language, rows, [len(prompt) for prompt, _ in pairs])
+
+    def training_texts(self, batch: Examples) -> tuple[Ragged, Ragged]:
+        """(prompts, answers) of training examples, in ids.
+
+        The candidates and the answer's other titles are drawn for each example by its user and
+        position: the same in every epoch and batch.
+        """
+        tokens = self.tokens(batch.domain.items)
+        count = ANSWERS[self.settings.answer]
+        drawn = CandidateSettings(drawn=self.settings.drawn)
+        needed = self.settings.listed or count > 1
+        chosen = draw_candidates(batch, drawn, seed=0) if needed else batch.targets[:, None]
+        candidates = chosen.astype(np.int64)
+        shown = shuffled(candidates) if self.settings.listed else None
+        prompts = self.prompt.prompts(tokens, batch.histories(), shown).ragged
+        return prompts, self.prompt.answers(tokens, candidates[:, :count])
+
+
+def shuffled(candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each row's candidates in an order that hangs on which they are, not on how they came."""
+    known = np.sort(candidates, axis=1)
+    keys = mix(np.bitwise_xor.reduce(mix(_KEY, known), axis=1, keepdims=True), known)
+    return np.take_along_axis(known, np.argsort(keys, axis=1, kind="stable"), axis=1)

@@ -1,0 +1,108 @@
+"""Letting a language model write: freely and greedily, or only what is a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weft.data.domain import IntArray
+from weft.errors import WeftError
+from weft.recommenders.lm.attention import ATTENTION
+from weft.recommenders.lm.model import LanguageModel
+from weft.recommenders.lm.tree import PrefixTree
+
+TOKENS_AT_ONCE = 8192  # of the prompts of one call to `generate`
+
+
+@torch.inference_mode()
+def greedy(
+    language: LanguageModel, prompts: Sequence[IntArray], end: int, most: int, pad: int | None
+) -> list[NDArray[np.int64]]:
+    """What the model writes after each prompt, without `end`, at most `most` tokens.
+
+    Batches are padded on the left and read by transformers' own attention and `generate`.
+    """
+    model = language.model
+    model.eval()
+    longest = max((len(one) for one in prompts), default=1)
+    size = max(1, TOKENS_AT_ONCE // longest)
+    room = most if language.window is None else min(most, language.window - longest)
+    if room < 1:
+        raise WeftError(f"a prompt of {longest} tokens leaves the backbone no room to answer")
+    out: list[NDArray[np.int64]] = []
+    model.set_attn_implementation("sdpa")
+    try:
+        for start in range(0, len(prompts), size):
+            ids, mask = _left_padded(prompts[start : start + size], end if pad is None else pad)
+            written = model.generate(
+                input_ids=ids.to(language.device),
+                attention_mask=mask.to(language.device),
+                max_new_tokens=room,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=end,
+                pad_token_id=end if pad is None else pad,
+            )[:, ids.shape[1] :]
+            for row in written.cpu().numpy():
+                stop = np.flatnonzero(row == end)
+                out.append(row[: stop[0]] if len(stop) else row)
+    finally:
+        model.set_attn_implementation(ATTENTION)
+    return out
+
+
+def _left_padded(prompts: Sequence[IntArray], pad: int) -> tuple[Tensor, Tensor]:
+    width = max(len(one) for one in prompts)
+    ids = torch.full((len(prompts), width), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, one in enumerate(prompts):
+        ids[row, width - len(one) :] = torch.from_numpy(np.asarray(one, dtype=np.int64))
+        mask[row, width - len(one) :] = 1
+    return ids, mask
+
+
+@torch.inference_mode()
+def constrained_beam(
+    language: LanguageModel, prompt: IntArray, titles: Sequence[IntArray], end: int, width: int
+) -> NDArray[np.float32]:
+    """[C] float32: log P(title, `end` | prompt) of the `width` best that a beam finds, else −inf.
+
+    The beam walks down the titles' prefix tree, so it can name nothing but a title. What it keeps
+    is read behind the prompt's cache as in the exact ranker; with `width` ≥ C it is that ranker.
+    """
+    language.model.eval()
+    tree = PrefixTree.of(titles)
+    cache, states = language.prompt(prompt)
+    before = len(prompt)
+    at, scores = np.array([-1]), np.zeros(1)
+    read = np.empty(0, dtype=np.int64)  # nodes in the cache, in its order
+    ends = set(tree.leaf.tolist())
+    done: dict[int, float] = {}
+    while len(at):
+        logits = language.logits(states)
+        known = (logits - torch.logsumexp(logits, dim=-1, keepdim=True)).double().cpu().numpy()
+        for row, node in enumerate(at.tolist()):
+            if node in ends:
+                done[node] = float(scores[row] + known[row, end])
+        grown = [tree.children.get(node, np.empty(0, dtype=np.int64)) for node in at.tolist()]
+        nodes = np.concatenate(grown)
+        of = np.repeat(np.arange(len(at)), [len(one) for one in grown])
+        reached = scores[of] + known[of, tree.token[nodes]]
+        kept = np.argsort(-reached, kind="stable")[:width]
+        if len(done) >= width:  # what is longer is never likelier
+            kept = kept[reached[kept] > sorted(done.values())[-width]]
+        at, scores = nodes[kept], reached[kept]
+        if len(at):
+            read = np.concatenate([read, at])
+            mask = language._mask(tree.sees[np.ix_(at, read)], before)
+            states = language.read(tree.token[at], tree.depth[at] + before, mask, cache)
+    best = dict(sorted(done.items(), key=lambda one: -one[1])[:width])
+    found = [best.get(node, -np.inf) for node in tree.leaf.tolist()]
+    return np.array(found, dtype=np.float32)
