@@ -18,7 +18,7 @@ def _group() -> None:
 
 @app.command()
 def pretrain(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. recipes/backbone-10m.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. recipes/backbones/weft-10m.yaml.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder of the backbone.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder that holds the catalogues' folders.")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class BiEncoderSettings(BaseModel):
     history_items: int = Field(default=10, ge=1, description="at most this many, the most recent")
     history_tokens: int = Field(default=128, ge=8, description="of the whole encoded history")
     temperature: float = Field(default=0.05, gt=0)
+
+    ranks_catalogues: ClassVar[bool] = True
 
     def for_training(self) -> BiEncoderSettings:
         """The settings that training looks at: all."""

@@ -50,6 +50,11 @@ class ListwiseSettings(BaseModel):
     new_tokens: int = Field(default=800, ge=1, description="published: at most written")
     memory: int = Field(default=2 << 30, ge=1 << 20, description="bytes for scoring one user")
 
+    @property
+    def ranks_catalogues(self) -> bool:
+        """Whether a whole catalogue can be ranked: not if the prompt lists the candidates."""
+        return not self.listed and self.ranker != "published"
+
     def for_training(self) -> ListwiseSettings:
         """The same with every setting at its default that training does not look at."""
         own = ("ranker", "normalise", "beams", "new_tokens", "memory")

@@ -8,7 +8,7 @@ values, so that 30 questions cost little more than one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class YesNoSettings(BaseModel):
     text: TextSettings = TextSettings(tokens=None)
     prompt: PromptSettings = PromptSettings()
     memory: int = Field(default=2 << 30, ge=1 << 20, description="bytes for scoring one user")
+
+    ranks_catalogues: ClassVar[bool] = True
 
     def for_training(self) -> YesNoSettings:
         """The same with every setting at its default that training does not look at."""

@@ -14,6 +14,7 @@ from weft.artifacts.hashing import hash_file, hash_json
 from weft.artifacts.stages import Stage
 from weft.backbones.load import dtype_of, find_backbone
 from weft.errors import WeftError
+from weft.recommenders.kinds import AnySettings
 from weft.systems.recipe import Recipe
 from weft.systems.steps import branch_seed, evaluate_recommender, get_domain, train_branch
 from weft.training.batches import seed_of
@@ -104,8 +105,10 @@ class Plan:
         adapter: Stage | None,
         floor: str = "",
         seed: int | None = None,
+        scorer: AnySettings | None = None,
     ) -> Stage:
-        """The ranks of one recommender on one target's test users."""
+        """The ranks of one recommender on one target's test users; `scorer` are other settings
+        than the recipe's for how it scores."""
         settings: dict[str, Any] = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "floor": floor,
@@ -113,6 +116,8 @@ class Plan:
         }
         if floor != "popularity":
             settings |= self.scoring
+        if scorer is not None:
+            settings["recommender"] = scorer.model_dump(mode="json")
         parents = {"domain": self.domains[target]}
         if adapter is not None:
             parents["adapter"] = adapter

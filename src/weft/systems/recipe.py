@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import Space
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.recommenders.kinds import RecommenderSettings
+from weft.recommenders.kinds import AnySettings, RecommenderSettings, recommender_settings
 from weft.training import TrainSettings
 
 Control = Literal[
@@ -91,13 +92,14 @@ class Branches(TrainSettings):
 class Merging(_Block):
     """One way in which branches become one: `weft methods` lists them all.
 
-    `uniform` weights are 1/K; `validation` chooses λ on held-out validation users; numbers are
-    the target's own branch first, then one for each source in the recipe's order.
+    `uniform` weights are 1/K; `validation` chooses λ on held-out validation users; `adamerging`
+    learns weights for each module from unlabelled prompts; numbers are the target's own branch
+    first, then one for each source in the recipe's order.
     """
 
     method: str | dict[str, Any] = "linear"
     space: Space = "delta"
-    weights: Literal["uniform", "validation"] | tuple[FiniteFloat, ...] = "uniform"
+    weights: Literal["uniform", "validation", "adamerging"] | tuple[FiniteFloat, ...] = "uniform"
     rank: int | None = Field(default=None, ge=1, description="of the merge; none: as it comes out")
 
     @field_validator("method")
@@ -116,13 +118,31 @@ class Merging(_Block):
         while isinstance(method, dict):
             names.append(str(method["name"]))
             method = method.get("then", "")
+        if method == "linear" and self.weights == "adamerging":
+            return "adamerging"
         return " + ".join([*names, *([method] if method else [])])
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Merging:
+        if self.weights == "adamerging" and (self.method, self.space) != ("linear", "delta"):
+            raise ValueError("weights: adamerging is learned for the linear method in delta space")
+        return self
+
+
+class AdaMerging(_Block):
+    """How weights are learned from prompts without labels."""
+
+    prompts: int = Field(default=50, ge=1, description="of each domain that is merged")
+    batch: int = Field(default=8, ge=1, description="prompts in one step")
+    steps: int = Field(default=500, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class MergeSpec(Merging):
     """The merge that the study is about, and others `beside` it: rows of the same branches."""
 
     validation_users: int = Field(default=1000, ge=1)
+    adamerging: AdaMerging = AdaMerging()
     beside: tuple[Merging, ...] = ()
 
     @field_validator("beside", mode="before")
@@ -148,6 +168,9 @@ class Recipe(_Block):
     controls: tuple[Control, ...] = ("matched", "sources", "naive", "all_data", "soup", "factors")
     evaluate: EvaluationSettings = EvaluationSettings()
     headline: tuple[str, ...] = ("ndcg@1", "ndcg@5", "full/recall@10")
+    rankers: tuple[dict[str, Any], ...] = Field(
+        default=(), description="changes of `recommender` that score the same weights in more rows"
+    )
     show_users: int = Field(default=0, ge=0, description="users whose suggestions are shown")
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -177,6 +200,16 @@ class Recipe(_Block):
             raise ValueError(f"evaluate.split: '{evaluate.split}' is not known; leave_one_out is")
         if evaluate.candidates is None and not evaluate.full:
             raise ValueError("evaluate: nothing to rank; set candidates or full")
+        if not self.recommender.ranks_catalogues and (evaluate.full or self.show_users):
+            raise ValueError(
+                "this recommender ranks given candidates only: set evaluate.full: false, and no "
+                "show_users"
+            )
+        for changes in self.rankers:
+            self.ranker(changes)
+        learned = [one for one in (self.merge, *self.merge.beside) if one.weights == "adamerging"]
+        if learned and self.recommender.kind != "listwise":
+            raise ValueError("merge: weights: adamerging needs a listwise recommender")
         for name in self.headline:
             whole, _, k = parse_metric(name)
             if k not in evaluate.at:
@@ -191,6 +224,20 @@ class Recipe(_Block):
             if len({self.seed, *spec.seeds}) < len(spec.seeds) + 1:
                 raise ValueError(f"domain '{spec.name}': seeds must differ, also from seed")
         return self
+
+    def ranker(self, changes: Mapping[str, Any]) -> AnySettings:
+        """The recommender's settings with one of the `rankers`' changes; of a new kind where the
+        change names one."""
+        own = self.recommender.model_dump(mode="json")
+        if changes.get("kind", own["kind"]) != own["kind"]:
+            own = {name: own[name] for name in ("text", "prompt") if name in own}
+        try:
+            made = recommender_settings({**own, **changes})
+        except WeftError as error:
+            raise ValueError(f"rankers: {error}") from None
+        if self.evaluate.full and not made.ranks_catalogues:
+            raise ValueError(f"rankers: {dict(changes)} can't rank a catalogue (evaluate.full)")
+        return made
 
     @field_validator("domains")
     @classmethod

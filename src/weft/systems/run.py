@@ -22,7 +22,15 @@ from weft.report.model import REPORT, Branch, Curve, DomainReport, RunReport, Us
 from weft.systems.plan import Plan, default_device
 from weft.systems.publish import Measured, publish
 from weft.systems.recipe import Recipe
-from weft.systems.steps import CURVE, SUGGESTIONS, branch_seed, domain_in, shown_users, split_of
+from weft.systems.steps import (
+    COUNTS,
+    CURVE,
+    SUGGESTIONS,
+    branch_seed,
+    domain_in,
+    shown_users,
+    split_of,
+)
 from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
 
 STATE, HTML, MARKDOWN = "run.json", "report.html", "report.md"
@@ -42,6 +50,7 @@ def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
         zero = plan.evaluation(target, "zero-shot", None)
         out.append(Measured(target, "popularity", "most bought first; not learned", None, [floor]))
         out.append(Measured(target, "zero-shot", "the backbone, untrained", None, [zero]))
+        out.extend(_ranked_otherwise(recipe, plan, target, "zero-shot", None))
         for row, (about, adapter) in woven.rows(target).items():
             repeated = [rows[row][1] for rows in again if row in rows]
             seeds = spec.seeds if repeated else ()
@@ -51,7 +60,29 @@ def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
             ]
             published = row in (BASELINE, FEATURED)
             out.append(Measured(target, row, about, adapter, evaluations, seeds, published))
+            if row == FEATURED:
+                out.extend(_ranked_otherwise(recipe, plan, target, row, adapter))
     return out
+
+
+def _ranked_otherwise(
+    recipe: Recipe, plan: Plan, target: str, row: str, adapter: Stage | None
+) -> Iterator[Measured]:
+    """A row for each of the recipe's `rankers`: the same weights, asked in another way.
+
+    One of another kind asks the backbone only: adapters were trained on the recipe's own prompt.
+    """
+    for changes in recipe.rankers:
+        scorer = recipe.ranker(changes)
+        if adapter is not None and scorer.kind != recipe.recommender.kind:
+            continue
+        said = ", ".join(
+            v if isinstance(v, str) else f"{k} {v}".lower() for k, v in changes.items()
+        )
+        stage = plan.evaluation(target, f"{row} ({said})", adapter, scorer=scorer)
+        yield Measured(
+            target, f"{row} ({said})", f"the same weights, asked {said}", adapter, [stage]
+        )
 
 
 def run(
@@ -159,7 +190,11 @@ def build_report(
             for place, (target, domain) in enumerate(domains.items())
             for case in _users(recipe, measured, target, domain, run_folder, place, len(domains))
         ],
-        notes=[*recipe.notes, *_collapsed(measured, trained, run_folder)],
+        notes=[
+            *recipe.notes,
+            *_collapsed(measured, trained, run_folder),
+            *_counted(measured, run_folder),
+        ],
         timings=timings,
     )
 
@@ -214,6 +249,8 @@ def _collapsed(
 ) -> Iterator[str]:
     """A sentence for every branch that ended no better than guessing among its batch."""
     for label, stage in trained.items():
+        if stage.settings["recommender"]["kind"] != "bi_encoder":
+            continue  # others don't guess among a batch
         batch = stage.settings["train"]["batch"]
         last = [loss for _, loss, _ in _curve(stage, run_folder) if loss is not None][-5:]
         end, guessing = float(np.mean(last or [0.0])), float(np.log(batch))
@@ -229,6 +266,24 @@ def _collapsed(
             f"{end:.2f}, that of guessing among a batch of {batch} ({guessing:.2f}). "
             f"It is part of: {', '.join(rows)}; read these with that in mind."
         )
+
+
+def _counted(measured: list[Measured], run_folder: Path) -> Iterator[str]:
+    """What language models' prompts and answers came to, where it is worth a sentence."""
+    for one in measured:
+        path = one.evaluations[0].folder(run_folder) / COUNTS
+        counts = read_json(path) if path.is_file() else {}
+        where = f"{one.row} on {one.target}"
+        if (answers := counts.get("answers", 0)) > 0:
+            lost, written = counts["answers without a candidate"], counts["titles written"]
+            wrong = counts["titles that are no candidate"]
+            yield (
+                f"{where}: {lost / answers:.1%} of {answers:,} answers named no candidate, and "
+                f"{wrong / max(1, written):.1%} of {written:,} titles written were none."
+            )
+        elif counts.get("prompts with a history cut", 0) and one.row == FEATURED:
+            cut = counts["prompts with a history cut"] / counts["prompts"]
+            yield f"{where}: {cut:.1%} of the histories were cut to fit the prompt."
 
 
 def _curve(stage: Stage, run_folder: Path) -> Curve:

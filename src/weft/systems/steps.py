@@ -27,11 +27,13 @@ from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
 from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 from weft.recommenders.popularity import Popularity
+from weft.recommenders.prompted import Prompted
 from weft.recommenders.protocol import Recommender
 from weft.training import TrainSettings, train
 from weft.training.batches import seed_of
 
 CURVE, SUGGESTIONS, WEIGHTS = "curve.json", "suggestions.json", "weights.json"
+COUNTS = "counts.json"  # what happened to prompts and answers of a language model
 
 
 def domain_in(folder: Path) -> Domain:
@@ -60,9 +62,10 @@ def get_domain(task: Task) -> None:
     save_domain(domain, task.out / "domain", filters=describe(removed))
 
 
-def _recommender(
+def recommender_of(
     task: Task, domain: Domain | None, adapter: Adapter | None = None, **lora: Any
 ) -> AnyRecommender:
+    """The recommender that a stage's settings describe, for use or (with `lora`) for training."""
     said = task.settings
     return make_recommender(
         said["backbone"]["name"],
@@ -83,7 +86,7 @@ def train_branch(task: Task) -> None:
     splits = [split_of(domain, said["split"]) for domain in domains]
     parts = [sample_train(split.train, said["examples"], said["data_seed"]) for split in splits]
     lora = LoraSettings.model_validate(said["lora"])
-    recommender = _recommender(task, None, lora=lora, lora_seed=said["init_seed"])
+    recommender = recommender_of(task, None, lora=lora, lora_seed=said["init_seed"])
     backbone = recommender.backbone
     settings = TrainSettings.model_validate(said["train"] | said["aside"])
     outcome = train(
@@ -144,14 +147,17 @@ def merge_branches(task: Task) -> None:
     weights = said["weights"]
     if "weights" in task.parents:
         weights = read_json(task.parents["weights"] / WEIGHTS)["weights"]
-    save_adapter(_merged(task, _parts(task), weights), task.out / "adapter")
+    if isinstance(weights, dict):  # of each module
+        weights = weights.__getitem__
+    save_adapter(_merged(task, adapters_in(task), weights), task.out / "adapter")
 
 
-def _parts(task: Task) -> list[Adapter]:
+def adapters_in(task: Task) -> list[Adapter]:
+    """The adapters of the parents `part0`, `part1`, …"""
     return [load_adapter(folder / "adapter") for folder in task.parent_list("part")]
 
 
-def _merged(task: Task, parts: list[Adapter], weights: list[float]) -> Adapter:
+def _merged(task: Task, parts: list[Adapter], weights: Any) -> Adapter:
     said = task.settings
     method, rank = said.get("method", "linear"), said.get("rank")
     return merge_adapters(parts, method, weights, space=said["space"], rank=rank)
@@ -164,12 +170,12 @@ def tune_weights(task: Task) -> None:
     said = task.settings
     domain = domain_in(task.parents["domain"])
     validation = split_of(domain, said["split"]).validation
-    parts = _parts(task)
+    parts = adapters_in(task)
     settings = EvaluationSettings.model_validate(said["validation"])
     tried: list[dict[str, Any]] = []
     for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
         weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
-        scorer = _recommender(task, domain, _merged(task, parts, weights))
+        scorer = recommender_of(task, domain, _merged(task, parts, weights))
         metrics = evaluate(scorer, validation, settings, part="validation").metrics()
         tried.append({"weights": weights, "ndcg@5": metrics[_at(settings, 5)]})
         task.say(len(tried), 6, "settings")
@@ -190,7 +196,7 @@ def evaluate_recommender(task: Task) -> None:
         scorer = Popularity.of(split.train)
     else:
         folder = task.parents.get("adapter")
-        scorer = _recommender(task, domain, load_adapter(folder / "adapter") if folder else None)
+        scorer = recommender_of(task, domain, load_adapter(folder / "adapter") if folder else None)
     settings = EvaluationSettings.model_validate(said["evaluate"])
     evaluate(
         scorer,
@@ -198,6 +204,8 @@ def evaluate_recommender(task: Task) -> None:
         settings,
         progress=lambda done, total: task.say(done, total, "users"),
     ).save(task.out / "result")
+    if isinstance(scorer, Prompted):
+        write_json(task.out / COUNTS, dict(scorer.counts))
     write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
 
 

@@ -15,9 +15,11 @@ from typing import Any
 from weft.artifacts.stages import Stage
 from weft.errors import WeftError
 from weft.merging.methods import make_method, method_options
+from weft.systems.learned import learn_merge_weights
 from weft.systems.plan import Plan, Rows
 from weft.systems.recipe import Merging
 from weft.systems.steps import merge_branches, tune_weights
+from weft.training.batches import seed_of
 
 FEATURED, BASELINE = "weaverec", "target-only"
 
@@ -149,6 +151,9 @@ class WeaveRec:
         if merging.weights == "validation":
             parents["weights"] = self._tuned(target, parts, merging)
             weights = None
+        elif merging.weights == "adamerging":
+            parents["weights"] = self._learned(target, parts)
+            weights = None
         elif merging.weights == "uniform":
             weights = [1 / len(parts)] * len(parts)
         elif len(merging.weights) == len(parts):
@@ -173,6 +178,22 @@ class WeaveRec:
         label = f"choose λ for {target} ({_said(merging)}): {_names(parts)}"
         return Stage(tune_weights, settings, parents, label)
 
+    def _learned(self, target: str, parts: list[Stage]) -> Stage:
+        """AdaMerging: weights for each module, from unlabelled prompts of every domain merged."""
+        recipe = self.plan.recipe
+        settings = {
+            **self.plan.scoring,
+            "recommender": recipe.recommender.for_training().model_dump(mode="json"),
+            "split": recipe.evaluate.split,
+            "adamerging": recipe.merge.adamerging.model_dump(mode="json"),
+            "seed": seed_of(self.seed, "adamerging"),
+        }
+        parents = {f"part{i}": part for i, part in enumerate(parts)}
+        names = [target, *self._sources(target)]
+        parents |= {f"domain{i}": self.plan.domains[name] for i, name in enumerate(names)}
+        label = f"AdaMerging for {target}: {_names(parts)}"
+        return Stage(learn_merge_weights, settings, parents, label)
+
 
 def _settings(merging: Merging) -> dict[str, Any]:
     """What decides a merge beside its parts and weights. A plain linear one has no `method`."""
@@ -185,7 +206,7 @@ def _settings(merging: Merging) -> dict[str, Any]:
 
 def _said(merging: Merging) -> str:
     """`delta space`, or with its method: `ties, density 0.3, delta space, rank 16`."""
-    said = [] if merging.method == "linear" else [merging.title]
+    said = [] if merging.title == "linear" else [merging.title]
     if isinstance(merging.method, dict):
         said += [f"{k} {v}" for k, v in merging.method.items() if k not in ("name", "then")]
     said.append(f"{merging.space} space")
