@@ -35,10 +35,7 @@ def plain_way(
 ) -> NDArray[np.float64]:
     """[C]: sums of log-probabilities out of ordinary forward passes, alone or in a padded batch."""
     rows = [np.concatenate([prompt, title, [END]]) for title in titles]
-    if side == "alone":
-        batches = [[row] for row in rows]
-    else:
-        batches = [rows]
+    batches = [[row] for row in rows] if side == "alone" else [rows]
     out: list[float] = []
     for batch in batches:
         width = max(map(len, batch))
@@ -187,7 +184,7 @@ def test_a_tree_has_each_beginning_once(rows: list[list[int]]) -> None:
         assert (path[len(row) :] == -1).all() and path[len(row) - 1] == leaf
         assert words(leaf) == row
     for node in range(len(tree)):
-        seen = np.flatnonzero(tree.sees[node]).tolist()
+        seen = tree.sees[1][tree.sees[0] == node].tolist()
         assert sorted(tree.token[seen].tolist()) == sorted(words(node))
         assert tree.depth[node] == len(seen) - 1 and tree.parent[node] < node
 

@@ -1,16 +1,64 @@
-"""Causal attention over examples that stand one after the other in a single row."""
+"""Attention of rows that hold several texts: packed examples, or a prompt and a tree behind it.
+
+transformers' models call one function for attention and hand it what their caller passes along.
+Here that is a layout, which says who sees whom; no [tokens, tokens] mask is ever built. A call
+without a layout gets transformers' own attention and masks, so the model serves others unchanged.
+
+On the CPU everything is plain products over 128 queries at a time: what a triangle or a tree hides
+is mostly skipped, and heads that share a key stand under each other, so no key is copied. Both are
+faster there than torch's fused kernel, forward and above all backward.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ATTENTION = "weft_packed"
+from weft.errors import WeftError
+
+ATTENTION = "weft_causal"
+LAYOUT = "weft_layout"
+AT_ONCE = 128  # queries; fewer make small products, more compute what is hidden
 
 
-def packed_attention(
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Texts of these lengths one after the other, each causal and alone."""
+
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Nodes [start, end) of a row see the prompt and, as `ahead` has it, nodes [first, last).
+
+    `ahead` [end − start, last − first] is added to the scores: 0 for what is seen, −inf else.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+    ahead: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """Nodes behind a prompt of `prompt` tokens, which the row itself holds, or else the cache."""
+
+    prompt: int
+    held: bool
+    spans: Sequence[Span]
+
+
+Layout = Packed | Behind
+
+
+def attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -18,57 +66,133 @@ def packed_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    weft_lengths: list[int] | None = None,
+    weft_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(scaling · q kᵀ) v of each example alone, each token on itself and those before it.
+    """softmax(scaling · q kᵀ) v, each token over what its layout lets it see.
 
-    Query is [1, heads, tokens, width], key and value [1, kv_heads, tokens, width] with heads a
-    multiple of kv_heads; `weft_lengths` are the examples' lengths. Gives [1, tokens, heads,
-    width]. Without `weft_lengths` it is transformers' own function.
+    Query is [1, heads, tokens, width], key and value [1, kv_heads, keys, width] with heads a
+    multiple of kv_heads. Gives [1, tokens, heads, width]. What a model adds to the formula
+    (dropout, soft caps, sinks) is a `WeftError`.
     """
-    if weft_lengths is None:
+    if weft_layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out, None
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise WeftError(f"the backbone's attention has '{name}', which is not supported")
+    if dropout:
+        raise WeftError("attention dropout is not supported: set attention_dropout to 0")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    one = _example_on_cpu if query.device.type == "cpu" else _example
-    parts = [
-        one(q, k, v, scale)
-        for q, k, v in zip(
-            torch.split(query[0], weft_lengths, dim=1),
-            torch.split(key[0], weft_lengths, dim=1),
-            torch.split(value[0], weft_lengths, dim=1),
-            strict=True,
-        )
-    ]
-    return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
+    if isinstance(weft_layout, Packed):
+        out = _packed(query[0], key[0], value[0], scale, weft_layout.lengths)
+    else:
+        out = _behind(query[0], key[0], value[0], scale, weft_layout)
+    return out.transpose(0, 1)[None].contiguous(), None
 
 
-def _example(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """[heads, n, width] of one example."""
+def _packed(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+    split = [torch.split(x, list(lengths), dim=1) for x in (q, k, v)]
+    texts = zip(split[0], split[1], split[2], strict=True)
+    return torch.cat([_causal(*text, scale) for text in texts], dim=1)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """[heads, n, width] of one text."""
+    if q.device.type == "cpu":
+        out: Tensor = _Causal.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
+        return out
     return nn.functional.scaled_dot_product_attention(
         q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=len(q) != len(k)
     )[0]
 
 
-def _example_on_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The same by plain products: sdpa's backward pass takes longer there. Heads that share a key
-    stand under each other, so no key is copied."""
-    heads, n, width = q.shape
-    shared = heads // len(k)
-    rows = q.reshape(len(k), shared * n, width)
-    ahead = torch.full((n, n), float("-inf"), dtype=q.dtype).triu(1).repeat(shared, 1)
-    scores = torch.baddbmm(ahead.expand(len(k), -1, -1), rows, k.transpose(1, 2), alpha=scale)
-    return torch.bmm(torch.softmax(scores, dim=-1), v).view(heads, n, width)
+def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Behind) -> Tensor:
+    """Of a row of nodes, or of a prompt and its nodes; only for inference."""
+    width, prompt = q.shape[2], layout.prompt
+    shared = len(q) // len(k)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    skip = prompt if layout.held else 0
+    if skip:
+        out[:, :skip] = _causal(q[:, :skip], k[:, :skip], v[:, :skip], scale)
+    for span in layout.spans:
+        here, count = slice(skip + span.start, skip + span.end), span.end - span.start
+        keys, values = (_seen(x, prompt, span) for x in (k, v))
+        rows = q[:, here].reshape(len(k), shared * count, width)
+        scores = _scores(rows, keys, scale)
+        scores.view(len(q), count, -1)[..., prompt:] += span.ahead
+        found = torch.bmm(torch.softmax(scores, dim=-1), values)
+        out[:, here] = found.view(len(q), count, width)
+    return out
 
 
-def use_packed_attention(model: Any) -> None:
-    """Register `packed_attention` with transformers and let the model use it."""
-    from transformers import AttentionInterface
+def _seen(x: Tensor, prompt: int, span: Span) -> Tensor:
+    """The prompt's and the span's keys or values; copied only if something stands between."""
+    if not span.first:
+        return x[:, : prompt + span.last]
+    return torch.cat([x[:, :prompt], x[:, prompt + span.first : prompt + span.last]], dim=1)
 
-    AttentionInterface.register(ATTENTION, packed_attention)
+
+def _scores(rows: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """scale · rows keysᵀ; as one product, since a pass over the scores costs as much as it."""
+    none = rows.new_empty(()).expand(len(rows), rows.shape[1], keys.shape[1])
+    return torch.baddbmm(none, rows, keys.transpose(1, 2), beta=0, alpha=scale)
+
+
+class _Causal(torch.autograd.Function):
+    """One text, `AT_ONCE` queries at a time; saved are the weights left of the diagonal.
+
+    q [heads, n, width], k and v [kv_heads, n, width] -> [heads, n, width].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        heads, n, width = q.shape
+        groups, shared = len(k), len(q) // len(k)
+        ahead = q.new_full((min(n, AT_ONCE),) * 2, float("-inf")).triu_(1)
+        out, kept, needed = q.new_empty(heads, n, width), [], any(ctx.needs_input_grad)
+        for start in range(0, n, AT_ONCE):
+            end = min(n, start + AT_ONCE)
+            count = end - start
+            rows = q[:, start:end].reshape(groups, shared * count, width)
+            scores = _scores(rows, k[:, :end], scale)
+            scores.view(heads, count, end)[..., start:] += ahead[:count, :count]
+            weights = torch.softmax(scores, dim=-1)
+            out[:, start:end] = torch.bmm(weights, v[:, :end]).view(heads, count, width)
+            if needed:
+                kept.append(weights)
+        ctx.scale = scale
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *kept = ctx.saved_tensors
+        (heads, n, width), groups, grad = q.shape, len(k), grads[0]
+        grad_q = q.new_empty(heads, n, width)
+        grad_k, grad_v = (x.new_zeros(groups, n, width) for x in (k, v))
+        for start, weights in zip(range(0, n, AT_ONCE), kept, strict=True):
+            end = min(n, start + AT_ONCE)
+            rows = q[:, start:end].reshape(groups, -1, width)
+            one = grad[:, start:end].reshape(groups, -1, width)
+            grad_v[:, :end].baddbmm_(weights.transpose(1, 2), one)
+            of_weights = torch.bmm(one, v[:, :end].transpose(1, 2))
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, q.dtype)
+            of_scores.mul_(ctx.scale)
+            grad_q[:, start:end] = torch.bmm(of_scores, k[:, :end]).view(heads, -1, width)
+            grad_k[:, :end].baddbmm_(of_scores.transpose(1, 2), rows)
+        return grad_q, grad_k, grad_v, None
+
+
+def use_attention(model: Any) -> None:
+    """Register `attention` with transformers and let the model use it."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # of calls without a layout
     model.set_attn_implementation(ATTENTION)

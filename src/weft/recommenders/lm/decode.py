@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weft.data.domain import IntArray
 from weft.errors import WeftError
-from weft.recommenders.lm.attention import ATTENTION
+from weft.recommenders.lm.attention import Behind
 from weft.recommenders.lm.model import LanguageModel
 from weft.recommenders.lm.tree import PrefixTree
 
@@ -24,7 +24,7 @@ def greedy(
 ) -> list[NDArray[np.int64]]:
     """What the model writes after each prompt, without `end`, at most `most` tokens.
 
-    Batches are padded on the left and read by transformers' own attention and `generate`.
+    Batches are padded on the left; attention and `generate` are transformers' own.
     """
     model = language.model
     model.eval()
@@ -34,27 +34,23 @@ def greedy(
     if room < 1:
         raise WeftError(f"a prompt of {longest} tokens leaves the backbone no room to answer")
     out: list[NDArray[np.int64]] = []
-    model.set_attn_implementation("sdpa")
-    try:
-        for start in range(0, len(prompts), size):
-            ids, mask = _left_padded(prompts[start : start + size], end if pad is None else pad)
-            written = model.generate(
-                input_ids=ids.to(language.device),
-                attention_mask=mask.to(language.device),
-                max_new_tokens=room,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=end,
-                pad_token_id=end if pad is None else pad,
-            )[:, ids.shape[1] :]
-            for row in written.cpu().numpy():
-                stop = np.flatnonzero(row == end)
-                out.append(row[: stop[0]] if len(stop) else row)
-    finally:
-        model.set_attn_implementation(ATTENTION)
+    for start in range(0, len(prompts), size):
+        ids, mask = _left_padded(prompts[start : start + size], end if pad is None else pad)
+        written = model.generate(
+            input_ids=ids.to(language.device),
+            attention_mask=mask.to(language.device),
+            max_new_tokens=room,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=end,
+            pad_token_id=end if pad is None else pad,
+        )[:, ids.shape[1] :]
+        for row in written.cpu().numpy():
+            stop = np.flatnonzero(row == end)
+            out.append(row[: stop[0]] if len(stop) else row)
     return out
 
 
@@ -79,10 +75,11 @@ def constrained_beam(
     """
     language.model.eval()
     tree = PrefixTree.of(titles)
-    cache, states = language.prompt(prompt)
     before = len(prompt)
+    language.check_window(before + tree.path.shape[1], "a prompt and its longest title")
+    cache, states = language.prompt(prompt)
     at, scores = np.array([-1]), np.zeros(1)
-    read = np.empty(0, dtype=np.int64)  # nodes in the cache, in its order
+    sees = np.zeros((1, 0), dtype=bool)  # [len(at), read so far]: nodes in the cache, in its order
     ends = set(tree.leaf.tolist())
     done: dict[int, float] = {}
     while len(at):
@@ -100,9 +97,11 @@ def constrained_beam(
             kept = kept[reached[kept] > sorted(done.values())[-width]]
         at, scores = nodes[kept], reached[kept]
         if len(at):
-            read = np.concatenate([read, at])
-            mask = language._mask(tree.sees[np.ix_(at, read)], before)
-            states = language.read(tree.token[at], tree.depth[at] + before, mask, cache)
+            count = len(at)
+            sees = np.concatenate([sees[of[kept]], np.eye(count, dtype=bool)], axis=1)
+            span = language.span(0, count, 0, sees.shape[1], sees)
+            layout = Behind(before, held=False, spans=[span])
+            states = language.read(tree.token[at], tree.depth[at] + before, layout, cache)
     best = dict(sorted(done.items(), key=lambda one: -one[1])[:width])
     found = [best.get(node, -np.inf) for node in tree.leaf.tolist()]
     return np.array(found, dtype=np.float32)

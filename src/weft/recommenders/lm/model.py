@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from weft.data.domain import IntArray
 from weft.errors import WeftError
-from weft.recommenders.lm.attention import use_packed_attention
+from weft.recommenders.lm.attention import (
+    AT_ONCE,
+    LAYOUT,
+    Behind,
+    Layout,
+    Packed,
+    Span,
+    use_attention,
+)
+from weft.recommenders.lm.exact import check_config
 from weft.recommenders.lm.tree import PrefixTree, blocks
 
 MOST_NODES = 4096  # of one pass, whatever memory there is
@@ -36,47 +45,49 @@ class LanguageModel:
     """A transformers causal language model (Llama, Qwen2, Qwen3 and their like).
 
     `memory` bounds, in bytes and roughly, what scoring one prompt may take beside the model and the
-    prompt's keys and values. An architecture that can't be read exactly is a `WeftError`.
+    prompt's keys and values. `window` is the longest input, in tokens, that is read exactly. An
+    architecture that can't be is a `WeftError`: a few tokens are read both ways to make sure.
     """
 
     def __init__(self, model: Any, *, memory: int = 2 << 30) -> None:
         self.model = model
         self.memory = memory
-        self.head: nn.Module | None = model.get_output_embeddings()
-        config = model.config
-        name = type(model).__name__
-        if self.head is None:
-            raise WeftError(f"{name} has no output head: it is no causal language model")
-        if getattr(config, "final_logit_softcapping", None):
-            raise WeftError(f"{name} caps its logits, which is not supported")
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            said = ", ".join(sorted(kinds - {"full_attention"}))
-            raise WeftError(f"{name} has layers of another kind than full attention: {said}")
-        self.window: int | None = getattr(config, "max_position_embeddings", None)
-        use_packed_attention(model)
+        self.window = check_config(model)
+        self.head: nn.Module = model.get_output_embeddings()
+        use_attention(model)
+        self._check_exact()
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+
     # --- passes through the model
 
-    def read(
-        self, ids: IntArray, positions: IntArray | None = None, mask: Tensor | None = None,
-        cache: Any = None, **extra: Any,
-    ) -> Tensor:  # fmt: skip
+    def read(self, ids: IntArray, positions: IntArray, layout: Layout, cache: Any = None) -> Tensor:
         """[t, d] last hidden states of t ids; what is read is appended to the cache."""
-        rows = torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.device)[None]
-        where = None
-        if positions is not None:
-            where = torch.from_numpy(np.asarray(positions, dtype=np.int64)).to(self.device)[None]
+        rows, where = (
+            torch.from_numpy(np.asarray(x, dtype=np.int64)).to(self.device)[None]
+            for x in (ids, positions)
+        )
         out = self.model.base_model(
-            input_ids=rows, position_ids=where, attention_mask=mask, past_key_values=cache,
-            use_cache=cache is not None, **extra,
+            input_ids=rows, position_ids=where, past_key_values=cache,
+            use_cache=cache is not None,
+            attention_mask=torch.empty(1, 1, 1, 1),  # a ready one, so that none is built
+            **{LAYOUT: layout},
         )  # fmt: skip
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
+
+    def packed(self, texts: Sequence[IntArray]) -> Tensor:
+        """[Σ lengths, d] hidden states of texts that do not see each other; with gradients."""
+        lengths = [len(text) for text in texts]
+        self.check_window(max(lengths, default=0), "a prompt and its answer")
+        positions = np.concatenate([np.arange(n) for n in lengths])
+        return self.read(np.concatenate(texts), positions, Packed(lengths))
 
     def prompt(self, ids: IntArray) -> tuple[Any, Tensor]:
         """(a cache with the prompt's keys and values, the last token's hidden state [1, d])."""
@@ -84,32 +95,62 @@ class LanguageModel:
 
         if not len(ids):
             raise WeftError("a prompt needs at least one token")
-        cache = DynamicCache(config=self.model.config)
-        return cache, self.read(ids, cache=cache)[-1:]
+        cache = DynamicCache()
+        return cache, self.read(ids, np.arange(len(ids)), Packed([len(ids)]), cache)[-1:]
 
     def nodes(self, tree: PrefixTree, cache: Any) -> Tensor:
         """[t, d] hidden states of a tree's nodes behind the cached prompt; the cache stays as it is."""
         before = cache.get_seq_length()
-        mask = self._mask(tree.sees, before)
-        hidden = self.read(tree.token, tree.depth + before, mask, cache)
+        layout = Behind(before, held=False, spans=self._spans(tree))
+        hidden = self.read(tree.token, tree.depth + before, layout, cache)
         cache.crop(-len(tree))
         return hidden
 
-    def _mask(self, sees: NDArray[np.bool_], before: int) -> Tensor:
-        """[1, 1, t, before + t], added to the scores: 0 for what is seen, −inf for the rest."""
-        mask = torch.zeros(len(sees), before + sees.shape[1], dtype=self._dtype)
-        mask[:, before:].masked_fill_(~torch.from_numpy(sees), float("-inf"))
-        return mask[None, None].to(self.device)
+    def whole(self, prompt: IntArray, tree: PrefixTree) -> tuple[Tensor, Tensor]:
+        """(`prompt`'s last state, `nodes`) in a single pass that keeps nothing."""
+        if not len(prompt):
+            raise WeftError("a prompt needs at least one token")
+        before = len(prompt)
+        ids = np.concatenate([prompt, tree.token])
+        positions = np.concatenate([np.arange(before), tree.depth + before])
+        hidden = self.read(ids, positions, Behind(before, held=True, spans=self._spans(tree)))
+        return hidden[before - 1 : before], hidden[before:]
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+    def _spans(self, tree: PrefixTree) -> list[Span]:
+        size = AT_ONCE if self.device.type == "cpu" else MOST_NODES
+        return [self.span(*one) for one in tree.spans(size)]
+
+    def span(self, start: int, end: int, first: int, last: int, sees: NDArray[np.bool_]) -> Span:
+        """A span of nodes whose `sees` [end − start, last − first] says what each attends to."""
+        ahead = torch.zeros(sees.shape, dtype=self.dtype)
+        ahead.masked_fill_(~torch.from_numpy(sees), float("-inf"))
+        return Span(start, end, first, last, ahead.to(self.device))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[m, vocabulary] float32."""
-        assert self.head is not None
+        """[m, vocabulary] float32, or float64 from a float64 model."""
         scores: Tensor = self.head(hidden)
-        return scores.float()
+        return scores if scores.dtype == torch.float64 else scores.float()
+
+    @torch.no_grad()
+    def _check_exact(self) -> None:
+        """Two short texts read together here and apart by transformers give the same logits."""
+        if self.device.type == "meta":
+            return
+        training, name = self.model.training, type(self.model).__name__
+        self.model.eval()
+        try:
+            texts = [np.array([3, 1, 2]), np.array([2, 3])]
+            ours = self.logits(self.packed(texts)).double()
+            apart = [torch.from_numpy(text).to(self.device)[None] for text in texts]
+            each = [self.model(input_ids=ids, use_cache=False).logits[0] for ids in apart]
+            theirs = torch.cat(each).double()
+        except TypeError as error:
+            raise WeftError(f"{name} does not hand on what attention needs to know") from error
+        finally:
+            self.model.train(training)
+        allowed = 0.1 if self.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        if (ours - theirs).abs().max() > allowed * (theirs.abs().max() + 1e-6):
+            raise WeftError(f"{name} computes its logits in a way that is not supported")
 
     # --- scores
 
@@ -154,44 +195,62 @@ class LanguageModel:
     ) -> None:
         """Read the prompt once, then the sequences in as many trees as the memory bound asks for."""
         self.model.eval()
-        self._check_window(len(prompt) + max((len(one) for one in sequences), default=0))
+        longest = max((len(one) for one in sequences), default=0)
+        self.check_window(len(prompt) + longest, "a prompt and its longest title")
+        most = self._most_nodes(len(prompt))
+        parts = list(blocks(sequences, most))
+        if len(parts) == 1:
+            tree = PrefixTree.of(sequences)
+            if len(prompt) + len(tree) <= most:
+                score(np.arange(len(sequences)), tree, *self.whole(prompt, tree))
+                return
         cache, last = self.prompt(prompt)
-        for rows in blocks(sequences, self._most_nodes(len(prompt))):
+        for rows in parts:
             tree = PrefixTree.of([sequences[row] for row in rows.tolist()])
             score(rows, tree, last, self.nodes(tree, cache))
 
-    def _check_window(self, tokens: int) -> None:
+    def check_window(self, tokens: int, what: str) -> None:
+        """A `WeftError` if `what` has more tokens than are read exactly."""
         if self.window is not None and tokens > self.window:
             raise WeftError(
-                f"a prompt and its longest title have {tokens} tokens, and the backbone's window "
-                f"is {self.window}: lower recommender.prompt.max_tokens"
+                f"{what} have {tokens} tokens, and the backbone's window is {self.window}: "
+                "lower recommender.prompt.max_tokens"
             )
 
     def _most_nodes(self, prompt: int) -> int:
-        """Nodes of one pass so that scores, mask and activations stay within half the bound."""
+        """Rows of one pass so that its activations, keys and scores stay within half the bound."""
         config, room = self.model.config, self.memory // 2
-        width = 4 * (6 * config.hidden_size + 3 * config.intermediate_size)
-        heads = 4 * (2 * config.num_attention_heads + 1)
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        row = 4 * (6 * config.hidden_size + 3 * config.intermediate_size)
+        row += 4 * 2 * config.num_hidden_layers * groups * size
         most = MOST_NODES
-        while most > 1 and most * (width + heads * (prompt + most)) > room:
+        while most > 1:
+            span = min(most, AT_ONCE) if self.device.type == "cpu" else most
+            scores = 4 * 2 * heads * span * (prompt + 2 * span)
+            if most * row + scores <= room:
+                break
             most //= 2
         return most
 
     def _log_probabilities(
         self, states: Tensor, edges: NDArray[np.int64], ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """[m] float32: log P(ids[i] | the state in row edges[i]), in chunks of the states."""
-        assert self.head is not None
+        """[m] float32: log P(ids[i] | the state in row edges[i]), in chunks of the states.
+
+        Only states that are asked go through the head.
+        """
         out = np.empty(len(edges), dtype=np.float32)
+        needed, edges = np.unique(edges, return_inverse=True)
+        if len(needed) < len(states):
+            states = states[torch.from_numpy(needed).to(states.device)]
         vocabulary = int(self.model.config.vocab_size)
-        rows = max(1, self.memory // 2 // (vocabulary * 8))
+        rows = max(1, self.memory // 2 // (vocabulary * 12))
         for start in range(0, len(states), rows):
             there = np.flatnonzero((edges >= start) & (edges < start + rows))
-            if not len(there):
-                continue
             logits = self.logits(states[start : start + rows])
-            sums = torch.logsumexp(logits, dim=-1)
             at = torch.from_numpy(edges[there] - start).to(logits.device)
-            wanted = torch.from_numpy(ids[there]).to(logits.device)
-            out[there] = (logits[at, wanted] - sums[at]).cpu().numpy()
+            wanted = torch.from_numpy(np.asarray(ids)[there]).to(logits.device)
+            out[there] = torch.log_softmax(logits, dim=-1)[at, wanted].cpu().numpy()
         return out

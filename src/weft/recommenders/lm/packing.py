@@ -19,8 +19,7 @@ def packed_loss(language: LanguageModel, rows: Sequence[IntArray], starts: Seque
     states that predict an answer's token go through the output head.
     """
     lengths = [len(row) for row in rows]
-    positions = np.concatenate([np.arange(n) for n in lengths])
-    hidden = language.read(np.concatenate(rows), positions, weft_lengths=lengths)
+    hidden = language.packed(rows)
     ends = np.cumsum(lengths)
     asked = np.concatenate(
         [np.arange(end - n + s, end) for end, n, s in zip(ends, lengths, starts, strict=True)]
@@ -33,7 +32,6 @@ def packed_loss(language: LanguageModel, rows: Sequence[IntArray], starts: Seque
 def next_logits(language: LanguageModel, rows: Sequence[IntArray]) -> Tensor:
     """[n, vocabulary] float32 logits of the token after each of n packed rows, with gradients."""
     lengths = [len(row) for row in rows]
-    positions = np.concatenate([np.arange(n) for n in lengths])
-    hidden = language.read(np.concatenate(rows), positions, weft_lengths=lengths)
+    hidden = language.packed(rows)
     last = torch.from_numpy(np.cumsum(lengths) - 1).to(hidden.device)
     return language.logits(hidden[last])

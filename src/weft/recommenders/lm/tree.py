@@ -46,15 +46,31 @@ class PrefixTree:
         return cls(token, before[new], depth, path, leaf)
 
     @cached_property
-    def sees(self) -> NDArray[np.bool_]:
-        """[t, t] bool: whether a node (row) attends to another (column): itself and ancestors."""
-        out = np.zeros((len(self), len(self)), dtype=bool)
-        rows = at = np.arange(len(self))
-        while len(rows):
-            out[rows, at] = True
+    def sees(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs (node, what it attends to): each node with itself and with its ancestors."""
+        node = at = np.arange(len(self))
+        pairs = []
+        while len(node):
+            pairs.append((node, at))
             at = self.parent[at]
-            rows, at = rows[at >= 0], at[at >= 0]
-        return out
+            node, at = node[at >= 0], at[at >= 0]
+        nodes, seen = zip(*pairs, strict=True)
+        return np.concatenate(nodes), np.concatenate(seen)
+
+    def spans(self, size: int) -> Iterator[tuple[int, int, int, int, NDArray[np.bool_]]]:
+        """(start, end, first, last, sees) of runs of at most `size` nodes.
+
+        Nodes [start, end) attend to some of [first, last): `sees` [end − start, last − first].
+        In depth-first order ancestors stand close by, so these are few more than `size`.
+        """
+        nodes, seen = self.sees
+        for start in range(0, len(self), size):
+            end = min(len(self), start + size)
+            here = (nodes >= start) & (nodes < end)
+            first = int(seen[here].min())
+            table = np.zeros((end - start, end - first), dtype=bool)
+            table[nodes[here] - start, seen[here] - first] = True
+            yield start, end, first, end, table
 
     @cached_property
     def children(self) -> dict[int, NDArray[np.int64]]:
