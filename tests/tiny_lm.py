@@ -10,7 +10,9 @@ import tiny  # noqa: F401  (offline settings)
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 
 
-def causal_model(architecture: str, *, vocabulary: int = 400, seed: int = 0) -> Any:
+def causal_model(
+    architecture: str, *, vocabulary: int = 400, seed: int = 0, window: int = 512
+) -> Any:
     """3 layers, 32 wide, 4 heads that share 2 keys; float32, weights large enough to tell apart."""
     import torch
 
@@ -24,7 +26,7 @@ def causal_model(architecture: str, *, vocabulary: int = 400, seed: int = 0) -> 
         kv_heads=2,
         intermediate=48,
         vocabulary=vocabulary,
-        window=512,
+        window=window,
     )
     model = new_causal_model(shape, seed, bos_token_id=None, eos_token_id=None, pad_token_id=None)
     generator = torch.Generator().manual_seed(seed)
@@ -44,8 +46,10 @@ TITLES = [f"{colour} {thing}" for colour in ("Red", "Blue", "Green", "Old") for 
 def save_causal(architecture: str, folder: Path, *, seed: int = 0) -> Path:
     """A backbone folder: a random model and a byte-level tokenizer with a ChatML template."""
     from weft.backbones.tokenizer import train_tokenizer
+    from weft.data.mall import mall
 
-    tokenizer = train_tokenizer(TITLES * 4, 400)
+    titles = mall(users=20, items=60)["home"].items.titles
+    tokenizer = train_tokenizer([*TITLES, *titles] * 4, 900)
     model = causal_model(architecture, vocabulary=len(tokenizer), seed=seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -121,7 +121,8 @@ class Listwise(Prompted):
         self, tokens: ItemTokens, histories: Histories, candidates: NDArray[np.int64] | None
     ) -> Ragged:
         shown = shuffled(candidates) if candidates is not None and self.settings.listed else None
-        made = self.prompt.prompts(tokens, histories, shown)
+        titles = ANSWERS[self.settings.answer] if self.settings.ranker == "published" else 1
+        made = self.prompt.prompts(tokens, histories, shown, self._most(tokens, titles))
         self._count(made)
         return made.ragged
 
@@ -200,7 +201,8 @@ class Listwise(Prompted):
         chosen = draw_candidates(batch, drawn, seed=0) if needed else batch.targets[:, None]
         candidates = chosen.astype(np.int64)
         shown = shuffled(candidates) if self.settings.listed else None
-        prompts = self.prompt.prompts(tokens, batch.histories(), shown).ragged
+        most = self._most(tokens, count)
+        prompts = self.prompt.prompts(tokens, batch.histories(), shown, most).ragged
         return prompts, self.prompt.answers(tokens, candidates[:, :count])
 
 

@@ -119,6 +119,14 @@ class Prompted(ABC):
         self.counts["prompts"] += len(made.ragged)
         self.counts["prompts with a history cut"] += int((made.history_cut > 0).sum())
 
+    def _most(self, tokens: ItemTokens, titles: int) -> int | None:
+        """Tokens of a prompt that leaves room in the backbone's window for an answer of so many
+        titles and its end."""
+        if self.language.window is None:
+            return None
+        longest = int(tokens.lengths.max(initial=0))
+        return self.language.window - titles * (longest + 1) - 2
+
     def _titled(self, tokens: ItemTokens) -> NDArray[np.int64]:
         """The catalogue's items that say something."""
         return np.flatnonzero(tokens.lengths[: len(self.catalogue)])

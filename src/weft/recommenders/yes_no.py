@@ -70,7 +70,7 @@ class YesNo(Prompted):
         items = len(self.catalogue)
         width = items if candidates is None else candidates.shape[1]
         out = np.full((len(histories), width), -np.inf, dtype=np.float32)
-        made = self.prompt.prefixes(tokens, histories)
+        made = self.prompt.prefixes(tokens, histories, self._most(tokens, 0))
         self._count(made)
         answers = [self.prompt.yes, self.prompt.no]
         for row in range(len(histories)):
@@ -88,7 +88,7 @@ class YesNo(Prompted):
         """Mean cross entropy of Yes after each target and No after one drawn item each."""
         tokens = self.tokens(batch.domain.items)
         pairs = draw_candidates(batch, CandidateSettings(drawn=1), seed=0)
-        prefixes = self.prompt.prefixes(tokens, batch.histories()).ragged
+        prefixes = self.prompt.prefixes(tokens, batch.histories(), self._most(tokens, 0)).ragged
         rows, starts = [], []
         for row in range(len(batch)):
             for item, answer in zip(pairs[row].tolist(), self.prompt.answers, strict=True):

@@ -135,9 +135,13 @@ class ListPrompt:
         self._next = np.concatenate([words.said(_NEXT), after])
 
     def prompts(
-        self, tokens: ItemTokens, histories: Sequence[IntArray], candidates: IntArray | None
+        self,
+        tokens: ItemTokens,
+        histories: Sequence[IntArray],
+        candidates: IntArray | None,
+        most: int | None = None,
     ) -> Prompts:
-        """n prompts of at most `max_tokens` ids each.
+        """n prompts of at most `max_tokens` ids each, and at most `most` where that is given.
 
         `histories` are rows of `tokens`, oldest first; `candidates` [n, c] rows in the order to be
         shown. A history loses its oldest items, and the newest is cut short only if it alone is
@@ -149,7 +153,7 @@ class ListPrompt:
             histories,
             [self._tail(tokens, candidates, row) for row in range(len(histories))],
             self._words.separator,
-            self.settings,
+            _at_most(self.settings, most),
         )
 
     def _tail(self, tokens: ItemTokens, candidates: IntArray | None, row: int) -> Ids:
@@ -187,17 +191,24 @@ class YesNoPrompt:
         self.answers = (np.append(yes, end), np.append(no, end))
 
     def prefixes(
-        self, tokens: ItemTokens, histories: Sequence[IntArray], room: int = 64
+        self, tokens: ItemTokens, histories: Sequence[IntArray], most: int | None = None
     ) -> Prompts:
-        """What all questions about a history begin with; `room` tokens are left for an item."""
+        """What all questions about a history begin with; the longest item still fits behind it."""
         tail = [self._like] * len(histories)
-        changed = {"max_tokens": max(32, self.settings.max_tokens - len(self._ask) - room)}
-        settings = self.settings.model_copy(update=changed)
-        return _fill(self._before, tokens, histories, tail, self._words.separator, settings)
+        whole = _at_most(self.settings, most)
+        room = len(self._ask) + int(tokens.lengths.max(initial=0))
+        left = whole.model_copy(update={"max_tokens": whole.max_tokens - room})
+        return _fill(self._before, tokens, histories, tail, self._words.separator, left)
 
     def suffix(self, tokens: ItemTokens, item: int) -> Ids:
         """The item, the question and the assistant's header."""
         return np.concatenate([tokens.of(item), self._ask])
+
+
+def _at_most(settings: PromptSettings, most: int | None) -> PromptSettings:
+    if most is None or most >= settings.max_tokens:
+        return settings
+    return settings.model_copy(update={"max_tokens": most})
 
 
 def _fill(

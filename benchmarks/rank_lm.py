@@ -1,0 +1,244 @@
+"""Ranking 30 titles with a causal language model, and training it: weft beside the plain way.
+
+    python benchmarks/rank_lm.py [--data DATA] [--out results/rank_lm.json]
+
+A Qwen2-shaped model of 10 M parameters, random weights, titles of Amazon Beauty (DATA holds
+amazon-beauty-2014) or of the demo mall. Variants take turns on the same users in one process.
+
+1. Ranking, 30 candidates behind prompts of 500 tokens. Plain: one batched transformers forward
+   over the 30 whole texts (sdpa, padded on the right, logits of the last positions only). Scores
+   must agree to 1e-4 in float32.
+2. The same against one plain forward over as many tokens as the prompt and the tree have together.
+3. Training tokens a second, LoRA on all seven projections: packed against padded to the longest
+   of the batch (the same LoRA linears and the same head, on answers only, sdpa attention), for prompts
+   that list 30 candidates and for prompts that list none. Only real tokens count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, spread
+from numpy.typing import NDArray
+
+from weft.adapters import LoraSettings, attach, initialise
+from weft.backbones.cpu import keep_freed_memory
+from weft.backbones.shapes import Shape, new_causal_model
+from weft.backbones.tokenizer import train_tokenizer
+from weft.data.domain import Domain
+from weft.data.folder import load_domain
+from weft.data.mall import mall
+from weft.data.splits import leave_one_out, sample_train
+from weft.evaluation.candidates import CandidateSettings, draw_candidates
+from weft.recommenders.lm import LanguageModel, PrefixTree, packed_loss
+from weft.text import TextSettings
+from weft.text.prompt import ListPrompt, PromptSettings, title_tokens
+
+PROMPT, DRAWN, SEED = 500, 29, 7
+Ids = NDArray[np.int32]
+
+
+def model_of(dtype: torch.dtype, kv_heads: int, vocabulary: int, device: str) -> Any:
+    shape = Shape(layers=6, kv_heads=kv_heads, vocabulary=vocabulary, window=4096)
+    model = new_causal_model(shape, SEED, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:  # larger than a fresh model's, so that scores differ
+                parameter.mul_(3)
+    return model.to(device, dtype).eval()
+
+
+def synchronise(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    synchronise(device)
+    start = time.perf_counter()
+    out = work()
+    synchronise(device)
+    return time.perf_counter() - start, out
+
+
+# --- ranking
+
+
+@torch.inference_mode()
+def plain_scores(model: Any, prompt: Ids, titles: list[Ids], end: int) -> NDArray[np.float64]:
+    rows = [np.concatenate([prompt, title, [end]]) for title in titles]
+    width = max(map(len, rows))
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+    device = next(model.parameters()).device
+    tensor = torch.from_numpy(ids).to(device)
+    keep = width - len(prompt) + 1
+    # Padding on the right needs no mask: nothing that counts comes after it.
+    logits = model(input_ids=tensor, use_cache=False, logits_to_keep=keep).logits
+    known = torch.log_softmax(logits[:, :-1].float(), dim=-1)
+    told = known.gather(2, tensor[:, len(prompt) :, None])[:, :, 0].cpu().numpy()
+    return np.array([told[n, : len(t) + 1].sum(dtype=np.float64) for n, t in enumerate(titles)])
+
+
+@torch.inference_mode()
+def one_forward(model: Any, tokens: int, states: int) -> Any:
+    device = next(model.parameters()).device
+    ids = torch.arange(tokens, device=device)[None] % 1000
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=states).logits
+    return torch.logsumexp(logits.float(), dim=-1).cpu()
+
+
+def ranking(users: list[tuple[Ids, list[Ids]]], dtype: str, kv_heads: int, device: str,
+            vocabulary: int, turns: int) -> dict[str, Any]:  # fmt: skip
+    model = model_of(getattr(torch, dtype), kv_heads, vocabulary, device)
+    plain = model_of(getattr(torch, dtype), kv_heads, vocabulary, device)
+    language = LanguageModel(model)
+    seconds: dict[str, list[float]] = {"weft": [], "plain": [], "one forward": []}
+    apart, end = 0.0, 1
+    for turn in range(turns + 1):
+        prompt, titles = users[turn % len(users)]
+        nodes = len(PrefixTree.of(titles))
+        tokens = len(prompt) + nodes
+        ours, found = timed(lambda: language.continuations(prompt, titles, end).total, device)  # noqa: B023
+        theirs, wanted = timed(lambda: plain_scores(plain, prompt, titles, end), device)  # noqa: B023
+        forward, _ = timed(lambda: one_forward(plain, tokens, nodes + 1), device)  # noqa: B023
+        apart = max(apart, float(np.abs(found - wanted).max()))
+        if turn:  # the first warms up
+            for name, value in zip(seconds, (ours, theirs, forward), strict=True):
+                seconds[name].append(value)
+    if dtype == "float32" and apart > 1e-4:
+        raise SystemExit(f"scores differ by {apart}")
+    ratio = [b / a for a, b in zip(seconds["weft"], seconds["plain"], strict=True)]
+    cost = [a / b for a, b in zip(seconds["weft"], seconds["one forward"], strict=True)]
+    return {
+        "users_per_second": {
+            name: spread([1 / s for s in seconds[name]], 2) for name in ("weft", "plain")
+        },
+        "times_as_fast_as_plain": spread(ratio, 2),
+        "times_the_cost_of_one_forward": spread(cost, 2),
+        "largest_difference_of_scores": apart,
+    }
+
+
+# --- training
+
+
+def padded_loss(language: LanguageModel, rows: list[Ids], starts: list[int]) -> torch.Tensor:
+    """The same loss, padded on the right to the longest of the batch, stock attention."""
+    width = max(map(len, rows))
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    at, wanted = [], []
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[number, : len(row)] = row
+        at.append(number * width + np.arange(start - 1, len(row) - 1))
+        wanted.append(row[start:])
+    device = language.device
+    hidden = language.model.base_model(
+        input_ids=torch.from_numpy(ids).to(device), use_cache=False
+    ).last_hidden_state.flatten(0, 1)
+    logits = language.logits(hidden[torch.from_numpy(np.concatenate(at)).to(device)])
+    ids_wanted = torch.from_numpy(np.concatenate(wanted).astype(np.int64)).to(device)
+    return torch.nn.functional.cross_entropy(logits, ids_wanted)
+
+
+def training(domain: Domain, tokenizer: Any, listed: bool, dtype: str, device: str,
+             turns: int, batch: int) -> dict[str, Any]:  # fmt: skip
+    tokens = title_tokens(tokenizer, domain.items, TextSettings(tokens=None))
+    prompt = ListPrompt(tokenizer, PromptSettings())
+    examples = sample_train(leave_one_out(domain).train, batch * (turns + 1), SEED)
+    languages = {}
+    for name in ("packed", "padded"):
+        model = model_of(getattr(torch, dtype), 5, len(tokenizer), device)
+        initialise(attach(model, LoraSettings()), SEED)
+        languages[name] = LanguageModel(model)
+        model.train()
+    languages["padded"].model.set_attn_implementation("sdpa")
+    rates: dict[str, list[float]] = {"packed": [], "padded": []}
+    shares, apart = [], 0.0
+    for turn in range(turns + 1):
+        part = examples.take(np.arange(turn * batch, (turn + 1) * batch))
+        shown = draw_candidates(part, CandidateSettings(drawn=DRAWN), SEED).astype(np.int64)
+        asked = prompt.prompts(tokens, part.histories(), shown if listed else None).ragged
+        answers = prompt.answers(tokens, part.targets[:, None])
+        pairs = [(asked.of(i), answers.of(i)) for i in range(batch)]
+        rows, starts = [np.concatenate(p) for p in pairs], [len(p[0]) for p in pairs]
+        real = sum(map(len, rows))
+        losses = {}
+        for name, loss in (("packed", packed_loss), ("padded", padded_loss)):
+            language = languages[name]
+
+            def step(language: LanguageModel = language, loss: Any = loss) -> float:
+                value = loss(language, rows, starts)  # noqa: B023
+                value.backward()
+                language.model.zero_grad()
+                return float(value.detach())
+
+            took, losses[name] = timed(step, device)
+            if turn:
+                rates[name].append(real / took)
+        apart = max(apart, abs(losses["packed"] - losses["padded"]))
+        shares.append(real / (batch * max(map(len, rows))))
+    ratio = [a / b for a, b in zip(rates["packed"], rates["padded"], strict=True)]
+    return {
+        "tokens_per_second": {name: spread(values, 0) for name, values in rates.items()},
+        "packed_over_padded": spread(ratio, 2),
+        "share_of_real_tokens_when_padded": spread(shares, 2),
+        "mean_tokens": round(float(np.mean([len(r) for r in rows])), 0),
+        "largest_difference_of_losses": apart,  # dropout masks differ by shape
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results/rank_lm.json"))
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
+    domain = load_domain(args.data / "amazon-beauty-2014") if args.data else mall()["kitchen"]
+    tokenizer = train_tokenizer(domain.items.titles, 8192)
+    tokens = title_tokens(tokenizer, domain.items, TextSettings(tokens=None))
+    test = leave_one_out(domain).test.take(np.arange(args.turns + 1))
+    drawn = draw_candidates(test, CandidateSettings(drawn=DRAWN), SEED)
+    random = np.random.default_rng(SEED)
+    users = [
+        (random.integers(300, len(tokenizer), PROMPT).astype(np.int32),
+         [tokens.of(i) for i in row.tolist()])
+        for row in drawn
+    ]  # fmt: skip
+    trees = [len(PrefixTree.of(titles)) for _, titles in users]
+    made: dict[str, Any] = {
+        "titles": domain.name,
+        "prompt_tokens": PROMPT,
+        "candidates": 1 + DRAWN,
+        "distinct_tokens_of_candidates": spread(trees, 0),
+        "batch_in_training": args.batch,
+    }
+    start = machine("torch", "transformers")
+    for dtype in ("float32", "bfloat16"):
+        for kv_heads in (5, 1):
+            name = f"ranking, {dtype}, {kv_heads} key heads of 5"
+            made[name] = ranking(users, dtype, kv_heads, device, len(tokenizer), args.turns)
+            print(name, json.dumps(made[name]))
+    for dtype in ("float32", "bfloat16"):
+        for listed in (True, False):
+            name = f"training, {dtype}, candidates {'listed' if listed else 'not listed'}"
+            made[name] = training(domain, tokenizer, listed, dtype, device, args.turns, args.batch)
+            print(name, json.dumps(made[name]))
+    text = json.dumps({"device": device, "machine": start, **made}, indent=1)
+    args.out.write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
