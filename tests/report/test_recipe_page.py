@@ -13,7 +13,10 @@ from pydantic import BaseModel
 from weft.data.source import checked
 from weft.evaluation.protocol import EvaluationSettings
 from weft.recommenders.bi_encoder import BiEncoderSettings
+from weft.recommenders.listwise import ListwiseSettings
+from weft.recommenders.yes_no import YesNoSettings
 from weft.systems.recipe import Branches, DomainSpec, Mall, MergeSpec, Recipe
+from weft.text.prompt import PromptSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
 BLOCKS: dict[str, type[BaseModel]] = {
@@ -21,6 +24,9 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "`domains`": DomainSpec,
     "`mall`": Mall,
     "`recommender`": BiEncoderSettings,
+    "`recommender`, listwise": ListwiseSettings,
+    "`recommender`, yes_no": YesNoSettings,
+    "`prompt`": PromptSettings,
     "`branches`": Branches,
     "`merge`": MergeSpec,
     "`evaluate`": EvaluationSettings,
