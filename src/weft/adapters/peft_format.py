@@ -49,7 +49,7 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
     alpha = max(alphas.values())
     return {
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
+        "task_type": adapter.manifest["backbone"].get("task", "FEATURE_EXTRACTION"),
         "base_model_name_or_path": adapter.manifest["backbone"]["name"],
         "r": rank,
         "lora_alpha": alpha,

@@ -49,6 +49,13 @@ class Backbone:
     fingerprint: str
     pooling: Pooling
     folder: Path
+    head: Head = "none"
+
+    @property
+    def said(self) -> dict[str, str]:
+        """For an adapter's manifest; `task` is PEFT's word, where it is not an encoder's."""
+        named = {"name": self.name, "fingerprint": self.fingerprint}
+        return named | ({"task": "CAUSAL_LM"} if self.head == "causal" else {})
 
 
 def check_device(name: str) -> None:
@@ -186,4 +193,4 @@ def load_backbone(
         if head == "none":
             use_short_attention(model)
     model.to(device).eval()
-    return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder)
+    return Backbone(name, model, tokenizer, fingerprint, _pooling_of(folder), folder, head)

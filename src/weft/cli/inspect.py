@@ -27,6 +27,10 @@ def inspect(
         Path | None, typer.Option(help="Write the comparison as one self-contained HTML file.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    vllm: Annotated[
+        int | None,
+        typer.Option(help="Check that vLLM would serve this adapter with that --max-lora-rank."),
+    ] = None,
 ) -> None:
     """Say what weights are; of several, how their task vectors lie to each other."""
     import json as js
@@ -36,6 +40,9 @@ def inspect(
 
     if html is not None:
         check_file(html)  # before the work, not after it
+    if vllm is not None:
+        _for_vllm(parts, vllm)
+        return
     if len(parts) == 1 and base is None and html is None:
         said = describe(parts[0])
         typer.echo(js.dumps(said, indent=2, ensure_ascii=False) if json else _described(said))
@@ -55,6 +62,16 @@ def inspect(
         _print(found)
         if html is not None:
             typer.echo(f"wrote {html}")
+
+
+def _for_vllm(parts: list[Path], rank: int) -> None:
+    from weft.adapters.vllm import vllm_problems
+    from weft.errors import WeftError
+
+    for part in parts:
+        if problems := vllm_problems(part, rank):
+            raise WeftError(f"vLLM can't serve {part}: {'; '.join(problems)}")
+        typer.echo(f"{part}: vLLM can serve it with --max-lora-rank {rank}")
 
 
 def _described(said: dict[str, Any]) -> str:

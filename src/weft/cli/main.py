@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from weft import __version__
-from weft.cli import backbone, compare, data, inspect, merge, models, report, run
+from weft.cli import backbone, compare, data, fold, inspect, merge, models, report, run
 from weft.cli.merge_arguments import MergeCommand
 from weft.errors import WeftError
 
@@ -28,6 +28,7 @@ app.command()(models.recommend)
 app.command()(models.evaluate)
 app.command(cls=MergeCommand)(merge.merge)
 app.command()(merge.methods)
+app.command()(fold.fold)
 app.command()(inspect.inspect)
 app.command()(compare.compare)
 app.command()(report.report)

@@ -105,7 +105,7 @@ def train_branch(task: Task) -> None:
         ),
     )
     manifest = {
-        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "backbone": backbone.said,
         "domains": [domain.name for domain in domains],
         "data": {domain.name: domain.hash for domain in domains},
         "branch": said["branch"],
