@@ -105,7 +105,7 @@ def test_another_ranker_trains_nothing_anew(done: tuple[RunReport, Path], backbo
             "given candidates only",
         ),
         ({"rankers": [{"ranker": "best"}]}, "rankers: ranker"),
-        ({"recommender": {"kind": "yes_no"}}, "adamerging needs a listwise"),
+        ({"recommender": {"kind": "yes_no"}, "rankers": []}, "adamerging needs a listwise"),
         ({"merge": {"method": "ties", "weights": "adamerging"}}, "linear method in delta space"),
         ({"recommender": {"kind": "nothing"}}, "'nothing' is not known"),
         ({"recommender": {"kind": "listwise", "drawn": 1}}, "recommender: drawn"),
