@@ -1,9 +1,10 @@
 """Ranking 30 titles with a causal language model, and training it: weft beside the plain way.
 
-    python benchmarks/rank_lm.py [--data DATA] [--out results/rank_lm.json]
+    python benchmarks/rank_lm.py [--data DATA] [--shape 10m|0.5b|7b] [--out results/rank_lm.json]
 
-A Qwen2-shaped model of 10 M parameters, random weights, titles of Amazon Beauty (DATA holds
-amazon-beauty-2014) or of the demo mall. Variants take turns on the same users in one process.
+A Qwen2-shaped model of random weights (10 M parameters, or the shapes of Qwen2-0.5B and -7B for a
+GPU), titles of Amazon Beauty (DATA holds amazon-beauty-2014) or of the demo mall. Variants take
+turns on the same users in one process; on a GPU where there is one.
 
 1. Ranking, 30 candidates behind prompts of 500 tokens. Plain: one batched transformers forward
    over the 30 whole texts (sdpa, padded on the right, logits of the last positions only). Scores
@@ -14,6 +15,10 @@ amazon-beauty-2014) or of the demo mall. Variants take turns on the same users i
    attention (sdpa) and with weft's, which tells what padding costs by itself. LoRA linears, head
    (on answers only) and examples are the same, and so is the loss where nothing is dropped. Only
    real tokens count.
+
+On a GPU also the most memory allocated, beside what can't be done without: for ranking the weights
+and the widest activations of one layer, for training the weights, the factors with their gradients
+and what the backward pass needs.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +55,69 @@ PASS, COST, PACKED = 10.0, 1.5, 1.5  # what is aimed at
 Ids = NDArray[np.int32]
 
 
-def model_of(dtype: torch.dtype, kv_heads: int, vocabulary: int, device: str) -> Any:
-    shape = Shape(layers=8, kv_heads=kv_heads, vocabulary=vocabulary, window=4096)
-    model = new_causal_model(shape, SEED, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:  # larger than a fresh model's, so that scores differ
-                parameter.mul_(3)
-    return model.to(device, dtype).eval()
+SHAPES = {  # vocabulary None: that of a tokenizer trained on the titles
+    "10m": {"layers": 8},
+    "0.5b": {"hidden": 896, "layers": 24, "heads": 14, "intermediate": 4864},
+    "7b": {"hidden": 3584, "layers": 28, "heads": 28, "intermediate": 18944},
+}
+KEY_HEADS = {"10m": (5, 1), "0.5b": (2,), "7b": (4,)}
+VOCABULARY = {"10m": None, "0.5b": 151_936, "7b": 152_064}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: a shape, the number of its key heads, a dtype, a device."""
+
+    shape: Shape
+    dtype: str
+    device: str
+
+    def model(self) -> Any:
+        none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+        with torch.device(self.device):
+            model = new_causal_model(self.shape, SEED, **none)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:  # larger than a fresh model's, so that scores differ
+                    parameter.mul_(3)
+        for parameter in model.parameters():  # not the buffers: rotations stay in float32
+            parameter.data = parameter.data.to(getattr(torch, self.dtype))
+        return model.eval()
+
+    @property
+    def tokens_bytes(self) -> int:
+        """Of what one layer makes of one token at its widest: residual stream and gated MLP."""
+        size = getattr(torch, self.dtype).itemsize
+        return size * (2 * self.shape.hidden + 3 * self.shape.intermediate)
+
+
+class Memory:
+    """The most that is allocated on a GPU while `with` lasts, in bytes; nothing on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu, self.most = device != "cpu", 0
+
+    def __enter__(self) -> Memory:
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.on_gpu:
+            self.most = torch.cuda.max_memory_allocated()
+
+    def beside(self, least: int, other: int = 0) -> dict[str, Any]:
+        """What was allocated (without `other`, which has no part in it), and the least needed."""
+        if not self.on_gpu:
+            return {}
+        most = self.most - other
+        return {"memory_gb": {"most": round(most / 1e9, 2), "least_needed": round(least / 1e9, 2),
+                              "ratio": round(most / least, 2)}}  # fmt: skip
+
+
+def weights_of(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def synchronise(device: str) -> None:
@@ -95,33 +156,34 @@ def plain_scores(model: Any, prompt: Ids, titles: list[Ids], end: int) -> NDArra
 @torch.inference_mode()
 def one_forward(model: Any, tokens: int, states: int) -> Any:
     device = next(model.parameters()).device
-    ids = torch.arange(tokens, device=device)[None] % 1000
+    ids = torch.arange(tokens, device=device)[None] % model.config.vocab_size
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=states).logits
     return torch.logsumexp(logits.float(), dim=-1).cpu()
 
 
-def ranking(users: list[tuple[Ids, list[Ids]]], dtype: str, kv_heads: int, device: str,
-            vocabulary: int, turns: int) -> dict[str, Any]:  # fmt: skip
-    model = model_of(getattr(torch, dtype), kv_heads, vocabulary, device)
-    plain = model_of(getattr(torch, dtype), kv_heads, vocabulary, device)
+def ranking(users: list[tuple[Ids, list[Ids]]], setting: Setting, turns: int) -> dict[str, Any]:
+    model, plain, device = setting.model(), setting.model(), setting.device
     language = LanguageModel(model)
     seconds: dict[str, list[float]] = {"weft": [], "plain": [], "one forward": []}
-    apart, end = 0.0, 1
+    memory = {"weft": Memory(device), "plain": Memory(device)}
+    apart, end, needed = 0.0, 1, 0
     for turn in range(turns + 1):
         prompt, titles = users[turn % len(users)]
         nodes = len(PrefixTree.of(titles))
         tokens = len(prompt) + nodes
-        ours, found = timed(lambda: language.continuations(prompt, titles, end).total, device)  # noqa: B023
-        theirs, wanted = timed(lambda: plain_scores(plain, prompt, titles, end), device)  # noqa: B023
+        needed = max(needed, tokens * setting.tokens_bytes, nodes * setting.shape.vocabulary * 4)
+        with memory["weft"]:
+            ours, found = timed(lambda: language.continuations(prompt, titles, end).total, device)  # noqa: B023
+        with memory["plain"]:
+            theirs, wanted = timed(lambda: plain_scores(plain, prompt, titles, end), device)  # noqa: B023
         forward, _ = timed(lambda: one_forward(plain, tokens, nodes + 1), device)  # noqa: B023
         apart = max(apart, float(np.abs(found - wanted).max()))
         if turn:  # the first warms up
             for name, value in zip(seconds, (ours, theirs, forward), strict=True):
                 seconds[name].append(value)
-    if dtype == "float32" and apart > 1e-4:
-        raise SystemExit(f"scores differ by {apart}")
     ratio = [b / a for a, b in zip(seconds["weft"], seconds["plain"], strict=True)]
     cost = [a / b for a, b in zip(seconds["weft"], seconds["one forward"], strict=True)]
+    weights = weights_of(model)
     return {
         "users_per_second": {
             name: spread([1 / s for s in seconds[name]], 2) for name in ("weft", "plain")
@@ -130,7 +192,9 @@ def ranking(users: list[tuple[Ids, list[Ids]]], dtype: str, kv_heads: int, devic
         "times_the_cost_of_one_forward": spread(cost, 2),
         "targets_met": [statistics.median(ratio) >= PASS, statistics.median(cost) <= COST],
         "largest_difference_of_scores": apart,
-    }
+        **{f"{k}, {name}": v for name, one in memory.items()
+           for k, v in one.beside(weights + needed, weights).items()},
+    }  # fmt: skip
 
 
 # --- training
@@ -178,27 +242,28 @@ def texts_of(domain: Domain, tokenizer: Any, listed: bool, count: int) -> list[t
     return [(asked.of(i), answers.of(i)) for i in range(count)]
 
 
-def training(pairs: list[tuple[Ids, Ids]], vocabulary: int, dtype: str, device: str,
-             batch: int) -> dict[str, Any]:  # fmt: skip
-    model = model_of(getattr(torch, dtype), 5, vocabulary, device)
-    initialise(attach(model, LoraSettings()), SEED)
+def training(
+    pairs: list[tuple[Ids, Ids]], setting: Setting, batch: int, checkpointing: bool
+) -> dict[str, Any]:
+    model, device = setting.model(), setting.device
+    attached = attach(model, LoraSettings())
+    initialise(attached, SEED)
     language = LanguageModel(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    memory = {way: Memory(device) for way in WAYS}
     texts = [np.concatenate(pair) for pair in pairs]
-    apart = 0.0
     with torch.no_grad():  # nothing is dropped: equal losses
         few, begin = texts[:4], [len(p) for p, _ in pairs[:4]]
         losses = [float(loss(language, few, begin)) for loss in WAYS.values()]
-        apart = max(losses) - min(losses)
-    if dtype == "float32" and apart > 1e-4:
-        raise SystemExit(f"losses differ by {apart}")
 
     def step(loss: Loss, rows: list[Ids], starts: list[int]) -> None:
         loss(language, rows, starts).backward()
         model.zero_grad()
 
     model.train()
-    shares = []
+    shares, needed = [], 0
     for first in range(0, len(texts), batch):
         rows = texts[first : first + batch]
         starts = [len(prompt) for prompt, _ in pairs[first : first + batch]]
@@ -206,21 +271,27 @@ def training(pairs: list[tuple[Ids, Ids]], vocabulary: int, dtype: str, device: 
         for way, loss in WAYS.items():
             if not first:
                 step(loss, rows[:4], starts[:4])  # warms up
-            took, _ = timed(lambda: step(loss, rows, starts), device)  # noqa: B023
+            with memory[way]:
+                took, _ = timed(lambda: step(loss, rows, starts), device)  # noqa: B023
             rates[way].append(real / took)
         shares.append(real / (batch * max(map(len, rows))))
+        needed = max(needed, real)
     ratios = {
         way: [a / b for a, b in zip(rates["packed"], rates[way], strict=True)]
         for way in list(WAYS)[1:]
     }
+    factors = 8 * sum(p.numel() for one in attached.values() for p in (one.a, one.b))
+    kept = setting.shape.layers * setting.shape.hidden * getattr(torch, setting.dtype).itemsize
+    least = weights_of(model) + factors + needed * (kept + setting.tokens_bytes)
     return {
         "tokens_per_second": {way: spread(values, 0) for way, values in rates.items()},
         "packed_times_as_fast_as": {way: spread(values, 2) for way, values in ratios.items()},
         "target_met": statistics.median(ratios["padded"]) >= PACKED,
         "share_of_real_tokens_when_padded": spread(shares, 2),
         "mean_tokens": round(float(np.mean([len(text) for text in texts])), 0),
-        "largest_difference_of_losses": apart,
-    }
+        "largest_difference_of_losses": max(losses) - min(losses),
+        **{f"{k}, {way}": v for way, one in memory.items() for k, v in one.beside(least).items()},
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -230,6 +301,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="users ranked")
     parser.add_argument("--batch", type=int, default=16, help="in training")
     parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--shape", choices=SHAPES, default="10m")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--checkpointing", action="store_true", help="of activations, in training")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -248,27 +322,42 @@ def main() -> None:
     trees = [len(PrefixTree.of(titles)) for _, titles in users]
     made: dict[str, Any] = {
         "titles": domain.name,
+        "shape": args.shape,
         "prompt_tokens": PROMPT,
         "candidates": 1 + DRAWN,
         "distinct_tokens_of_candidates": spread(trees, 0),
         "batch_in_training": args.batch,
+        "activation_checkpointing": args.checkpointing,
     }
     start = machine("torch", "transformers")
-    for dtype in ("float32", "bfloat16"):
-        for kv_heads in (5, 1):
-            name = f"ranking, {dtype}, {kv_heads} key heads of 5"
-            made[name] = ranking(users, dtype, kv_heads, device, len(tokenizer), args.turns)
-            print(name, json.dumps(made[name]))
+    if device != "cpu":
+        start["gpu"] = torch.cuda.get_device_name()
+    vocabulary = VOCABULARY[args.shape] or len(tokenizer)
+
+    def setting(dtype: str, kv_heads: int) -> Setting:
+        shape = Shape(kv_heads=kv_heads, vocabulary=vocabulary, window=4096, **SHAPES[args.shape])
+        return Setting(shape, dtype, device)
+
+    def note(name: str, found: dict[str, Any]) -> None:
+        made[name] = found
+        print(name, json.dumps(found), flush=True)
+        about = {"device": device, "threads": torch.get_num_threads(), "machine": start}
+        args.out.write_text(json.dumps(about | made, indent=1) + "\n", "utf-8")
+
+    for dtype in args.dtypes:
+        for kv_heads in KEY_HEADS[args.shape]:
+            found = ranking(users, setting(dtype, kv_heads), args.turns)
+            heads = SHAPES[args.shape].get("heads", 5)
+            note(f"ranking, {dtype}, {kv_heads} key heads of {heads}", found)
     for listed in (True, False):
         pairs = texts_of(domain, tokenizer, listed, args.batch * args.batches)
-        for dtype in ("float32", "bfloat16"):
+        for dtype in args.dtypes:
             name = f"training, {dtype}, candidates {'listed' if listed else 'not listed'}"
-            made[name] = training(pairs, len(tokenizer), dtype, device, args.batch)
-            print(name, json.dumps(made[name]))
-    text = json.dumps(
-        {"device": device, "threads": torch.get_num_threads(), "machine": start, **made}, indent=1
-    )
-    args.out.write_text(text + "\n", "utf-8")
+            chosen = setting(dtype, KEY_HEADS[args.shape][0])
+            note(name, training(pairs, chosen, args.batch, args.checkpointing))
+    apart = [v["largest_difference_of_scores"] for k, v in made.items() if "ranking, float32" in k]
+    if max(apart, default=0.0) > 1e-4:
+        raise SystemExit(f"scores differ by {max(apart)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from weft.systems.recipe import Recipe
 
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Worker processes; all cores unless given.")
+    int | None,
+    typer.Option(min=1, help="Worker processes; unless given, all cores, and one on a GPU."),
 ]
 
 

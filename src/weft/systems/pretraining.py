@@ -156,7 +156,6 @@ def _make(
     model.to(device)
     if device == "cpu":
         keep_freed_memory()
-        model.set_attn_implementation("eager")  # faster than sdpa's backward pass there
     learner = NextToken(model, mixed=dtype_of(recipe.precision) is torch.bfloat16)
     before = learner.perplexity(check)
     settings = TrainSettings.model_validate(

@@ -100,11 +100,12 @@ def run(
     (`recommenders/<target>/<row>`) and each row's ranks (`results/<target>/<row>`).
 
     On a CPU, `workers` processes of one thread each (all cores by default), so the outcome does
-    not depend on the number of cores; on a GPU one process.
+    not depend on the number of cores; on a GPU one process, or as many as `workers` says: small
+    models leave room for several, which share the cores.
     """
     device = device or default_device()
     workers = workers or (1 if device != "cpu" else os.cpu_count() or 1)
-    threads = 1 if device == "cpu" else os.cpu_count() or 1
+    threads = 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // workers)
     folder = Path(folder)
     plan = Plan(recipe, data, device)
     measured = measured_rows(recipe, plan)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_arrays
+from weft.recommenders.lm import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,22 +33,25 @@ class Blocks:
 
 
 class NextToken:
-    """A transformers causal language model as something to train on blocks.
+    """A causal language model as something to train on blocks, each read by itself.
 
     With `mixed`, products are in bfloat16 and weights and sums in float32.
     """
 
     def __init__(self, model: Any, *, mixed: bool) -> None:
         self.model: nn.Module = model
+        self.language = LanguageModel(model)
         self.mixed = mixed
 
     def loss(self, batch: Blocks) -> Tensor:
         """Mean cross entropy (nats) of every token but a block's first."""
-        device = next(self.model.parameters()).device
-        ids = torch.from_numpy(batch.ids.astype(np.int64)).to(device)
+        device = self.language.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
-        return nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+            hidden = self.language.packed(list(batch.ids))
+            states = hidden.view(*batch.ids.shape, -1)[:, :-1]
+            logits = self.language.logits(states)
+        wanted = torch.from_numpy(batch.ids[:, 1:].astype(np.int64)).to(device)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
 
     def lengths(self, examples: Blocks) -> NDArray[np.int64]:
         return np.full(len(examples), examples.ids.shape[1], dtype=np.int64)

@@ -6,7 +6,8 @@ without a layout gets transformers' own attention and masks, so the model serves
 
 On the CPU everything is plain products over 128 queries at a time: what a triangle or a tree hides
 is mostly skipped, and heads that share a key stand under each other, so no key is copied. Both are
-faster there than torch's fused kernel, forward and above all backward.
+faster there than torch's fused kernel, forward and above all backward. Elsewhere texts stand under
+each other for the attention alone, padded to the longest, so that all take one fused kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -88,17 +90,42 @@ def attention(
     if dropout:
         raise WeftError("attention dropout is not supported: set attention_dropout to 0")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if isinstance(weft_layout, Packed):
-        out = _packed(query[0], key[0], value[0], scale, weft_layout.lengths)
-    else:
-        out = _behind(query[0], key[0], value[0], scale, weft_layout)
+    q, k, v = (x[0].to(value.dtype) for x in (query, key, value))  # rotations may leave float32
+    with torch.autocast(q.device.type, enabled=False):
+        if isinstance(weft_layout, Packed):
+            out = _packed(q, k, v, scale, weft_layout.lengths)
+        else:
+            out = _behind(q, k, v, scale, weft_layout)
     return out.transpose(0, 1)[None].contiguous(), None
 
 
 def _packed(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+    if q.device.type != "cpu":
+        return _stacked(q, k, v, scale, lengths)
     split = [torch.split(x, list(lengths), dim=1) for x in (q, k, v)]
     texts = zip(split[0], split[1], split[2], strict=True)
     return torch.cat([_causal(*text, scale) for text in texts], dim=1)
+
+
+def _stacked(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+    """`_packed` by one call: [texts, heads, longest, width], padding behind every text.
+
+    Nothing that counts sees what stands behind it, so the padding needs no mask.
+    """
+    sizes, longest = np.asarray(lengths, dtype=np.int64), max(lengths)
+    there = np.arange(longest) < sizes[:, None]  # [texts, longest]
+    if there.all():
+        rows = [x.view(len(x), len(sizes), longest, -1).transpose(0, 1) for x in (q, k, v)]
+        return _fused(*rows, scale).transpose(0, 1).reshape(q.shape)
+    taken = np.where(there, np.cumsum(there).reshape(there.shape) - 1, 0)  # padding: any token
+    place = torch.from_numpy(taken.ravel()).to(q.device)
+    back = torch.from_numpy(np.flatnonzero(there)).to(q.device)
+    spread = [
+        x.index_select(1, place).view(len(x), len(sizes), longest, -1).transpose(0, 1)
+        for x in (q, k, v)
+    ]
+    out = _fused(*spread, scale).transpose(0, 1).reshape(len(q), -1, q.shape[2])
+    return out.index_select(1, back)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -106,9 +133,14 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if q.device.type == "cpu":
         out: Tensor = _Causal.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
         return out
+    return _fused(q[None], k[None], v[None], scale)[0]
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """torch's own kernel, [n, heads, tokens, width]."""
     return nn.functional.scaled_dot_product_attention(
-        q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=len(q) != len(k)
-    )[0]
+        q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Behind) -> Tensor:
