@@ -308,6 +308,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory()
+    else:  # it compiles a plan for every new shape, and every user's is new: plain is faster without
+        torch.backends.cuda.enable_cudnn_sdp(False)
     domain = load_domain(args.data / "amazon-beauty-2014") if args.data else mall()["kitchen"]
     tokenizer = train_tokenizer(domain.items.titles, 8192)
     tokens = title_tokens(tokenizer, domain.items, TextSettings(tokens=None))

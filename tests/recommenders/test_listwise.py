@@ -69,6 +69,19 @@ def test_a_hundred_users_rank_alike_at_any_batch_size(
         assert np.array_equal(np.concatenate(parts), whole)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_users_read_together_score_alike(folder: Path, domain: Domain, normalise: bool) -> None:
+    test, candidates = asked(domain, 23)
+    alone, together = (
+        made(folder, domain.items, together=size, normalise=normalise).score(
+            test.histories(), candidates
+        )
+        for size in (1, 7)
+    )
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert np.array_equal(np.argsort(-together, axis=1), np.argsort(-alone, axis=1))
+
+
 def test_scores_do_not_hang_on_the_order_of_candidates(folder: Path, domain: Domain) -> None:
     recommender = made(folder, domain.items)
     test, candidates = asked(domain, 5)
@@ -205,8 +218,9 @@ def test_yes_no_scores_are_the_log_odds(folder: Path, domain: Domain) -> None:
     test, candidates = asked(domain, 3)
     scores = recommender.score(test.histories(), candidates)
     tokens, prompt = recommender.tokens(domain.items), recommender.prompt
+    longest = int(tokens.lengths.max())
     for row in range(3):
-        start = prompt.prefixes(tokens, [test.histories()[row]], 510).ragged.of(0)
+        start = prompt.prefixes(tokens, [test.histories()[row]], longest, 512).ragged.of(0)
         texts = [np.concatenate([start, prompt.suffix(tokens, i)]) for i in candidates[row]]
         with torch.no_grad():
             logits = next_logits(recommender.language, texts)

@@ -15,6 +15,7 @@ from tiny_lm import ARCHITECTURES, causal_model
 
 from weft.errors import WeftError
 from weft.recommenders.lm import LanguageModel, PrefixTree, constrained_beam, packed_loss
+from weft.recommenders.lm import attention as layouts
 from weft.recommenders.lm.attention import AT_ONCE, Packed, attention
 
 END = 7
@@ -36,10 +37,14 @@ def by_definition(
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("way", ["_packed", "_stacked"])  # the latter is what a GPU does
 @pytest.mark.parametrize(
-    "lengths", [[1], [3, 1, 5], [AT_ONCE, 2], [AT_ONCE + 1], [7, 2 * AT_ONCE + 3]]
+    "lengths", [[1], [3, 1, 5], [4, 4], [AT_ONCE, 2], [AT_ONCE + 1], [7, 2 * AT_ONCE + 3]]
 )
-def test_packed_is_the_formula_and_so_is_its_gradient(kv_heads: int, lengths: list[int]) -> None:
+def test_packed_is_the_formula_and_so_is_its_gradient(
+    kv_heads: int, lengths: list[int], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts, "_packed", getattr(layouts, way))
     random = torch.Generator().manual_seed(1)
     total = sum(lengths)
     q, k, v = (
@@ -90,7 +95,7 @@ def test_long_prompts_and_trees_of_many_spans(architecture: str) -> None:
     random = np.random.default_rng(2)
     prompt, titles = random.integers(0, 400, 2 * AT_ONCE + 9), bushy(random, 100)
     spans = list(PrefixTree.of(titles).spans(AT_ONCE))
-    assert len(spans) > 2 and spans[-1][2] > 0  # keys stand between the prompt's and the span's
+    assert len(spans) > 2 and any(len(above) for _, _, above, _ in spans)
     wanted = [alone(plain, prompt, title) for title in titles]
     found = language.continuations(prompt, titles, END).total
     np.testing.assert_allclose(found, wanted, atol=2e-4)
@@ -117,9 +122,10 @@ def test_spans_say_exactly_who_sees_whom(rows: list[list[int]], size: int) -> No
             at = int(tree.parent[at])
     found = np.zeros_like(wanted)
     covered = 0
-    for start, end, first, last, sees in tree.spans(size):
+    for start, end, above, sees in tree.spans(size):
         assert start == covered and 0 < end - start <= size
-        found[start:end, first:last] = sees
+        assert len(above) <= tree.depth[start]
+        found[start:end, np.concatenate([above, np.arange(start, end)])] = sees
         covered = end
     assert covered == len(tree) and np.array_equal(found, wanted)
 

@@ -39,6 +39,17 @@ def test_log_likelihoods(pair: Any, memory: int) -> None:
     np.testing.assert_allclose(found.total, cpu.continuations(prompt, titles, END).total, rtol=1e-6)
 
 
+def test_several_prompts_in_one_pass(pair: Any) -> None:
+    cpu, gpu = pair
+    random = np.random.default_rng(2)
+    prompts = [random.integers(0, 400, n) for n in (31, 2, 50)]
+    titles = [asked(n)[1] for n in (7, 40, 1)]
+    found = gpu.continuations_together(prompts, titles, END)
+    for prompt, own, one in zip(prompts, titles, found, strict=True):
+        wanted = cpu.continuations(prompt, own, END).total
+        np.testing.assert_allclose(one.total, wanted, rtol=1e-6)
+
+
 def test_last_words_and_beam_and_greedy(pair: Any) -> None:
     cpu, gpu = pair
     prompt, titles = asked(12)

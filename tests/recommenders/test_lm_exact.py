@@ -82,6 +82,26 @@ def test_blocks_change_nothing(pair: Any) -> None:
     np.testing.assert_allclose(few.continuations(prompt, titles, END).total, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("memory", [2 << 30, 3 << 20])
+def test_several_prompts_in_one_pass(pair: Any, memory: int) -> None:
+    language, plain = pair
+    random = np.random.default_rng(11)
+    prompts = [random.integers(0, 400, n) for n in (31, 2, 50, 17, 9)]
+    titles = [some_titles(random, n) for n in (7, 30, 1, 12, 12)]
+    bounded = LanguageModel(language.model, memory=memory)
+    assert bounded._fit(prompts, [PrefixTree.of(one) for one in titles]) == (memory > 3 << 20)
+    found = bounded.continuations_together(prompts, titles, END)
+    for prompt, own, one in zip(prompts, titles, found, strict=True):
+        np.testing.assert_allclose(one.total, plain_way(plain, prompt, own, "alone"), atol=1e-4)
+        assert one.tokens.tolist() == [len(title) + 1 for title in own]
+
+
+def test_several_prompts_stay_within_the_window(pair: Any) -> None:
+    language, _ = pair
+    with pytest.raises(WeftError, match="window is 512"):
+        language.continuations_together([[1] * 9, [1] * 511], [[[2, 3]], [[2, 3]]], END)
+
+
 def test_a_prompt_can_be_asked_again(pair: Any) -> None:
     language, _ = pair
     random = np.random.default_rng(5)

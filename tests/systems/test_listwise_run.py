@@ -52,8 +52,8 @@ def test_every_row_is_there(done: tuple[RunReport, Path]) -> None:
     report, out = done
     rows = [path.name for path in (out / "results" / "home").iterdir()]
     assert set(rows) == {
-        "popularity", "zero-shot", "zero-shot-normalise", "zero-shot-beam-3", "zero-shot-yes_no",
-        "target-only", "weaverec", "weaverec-normalise", "weaverec-beam-3", "naive-merge",
+        "popularity", "zero-shot", "zero-shot-normalise", "zero-shot-beam-beams-3", "zero-shot-yes_no",
+        "target-only", "weaverec", "weaverec-normalise", "weaverec-beam-beams-3", "naive-merge",
         "hybrids-adamerging", "naive-adamerging",
     }  # fmt: skip
     assert len(report.domains) == 1

@@ -69,7 +69,7 @@ def test_hostile_titles_stay_inside_their_item(
     assert answer[-1] == prompt.end and prompt.end not in answer[:-1]
     text = tokenizer.decode(answer, skip_special_tokens=True)
     assert parse_answer(text) == [canonical(tokenizer, tokens.of(i)) for i in offer[0]]
-    check_round_trip(tokenizer, tokens, titles)
+    check_round_trip(tokenizer, titles, WHOLE)
 
 
 _KEPT: list[Any] = []
@@ -113,7 +113,7 @@ def test_histories_are_cut_from_the_oldest(history: list[int], most: int, items:
     )  # fmt: skip
     wanted = whole.prompts(tokens, [np.array(kept, dtype=int)], None).ragged.of(0)
     assert made.ragged.of(0).tolist() == wanted.tolist()
-    assert made.history_cut.tolist() == [len(history) - len(kept)]
+    assert made.history_cut.tolist() == [min(items, len(history)) - len(kept)]
 
 
 def test_a_newest_item_too_long_alone_is_cut_short(tokenizer: Any) -> None:
@@ -144,7 +144,7 @@ def test_items_that_say_nothing(tokenizer: Any) -> None:
 def test_yes_or_no(tokenizer: Any) -> None:
     tokens = title_tokens(tokenizer, ["Red mug", "Old | rug"], WHOLE)
     prompt = YesNoPrompt(tokenizer, PromptSettings(short=True))
-    asked = prompt.prefixes(tokens, [np.array([0])]).ragged.of(0)
+    asked = prompt.prefixes(tokens, [np.array([0])], longest=9).ragged.of(0)
     said = tokenizer.decode(np.concatenate([asked, prompt.suffix(tokens, 1)]))
     assert said.endswith(f"Red mug\nOld {BAR} rug<|im_end|>\n<|im_start|>assistant\n")
     assert [tokenizer.decode(one) for one in prompt.answers] == ["Yes<|im_end|>", "No<|im_end|>"]
@@ -159,9 +159,10 @@ def test_a_title_that_does_not_come_back_is_named() -> None:
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     lossy = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
-    tokens = title_tokens(lossy, ["red mug", "Red vase"], WHOLE)
-    with pytest.raises(WeftError, match="reads the title 'Red vase' back as"):
-        check_round_trip(lossy, tokens, ["red mug", "Red vase"])
+    for cut in (None, 1):  # what a cut leaves out is no loss
+        with pytest.raises(WeftError, match="reads the title 'Red vase' back as"):
+            check_round_trip(lossy, ["red mug", "Red vase"], TextSettings(tokens=cut))
+        check_round_trip(lossy, ["red mug"], TextSettings(tokens=cut))
 
 
 # --- the chat's frame

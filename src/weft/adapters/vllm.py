@@ -29,7 +29,8 @@ def vllm_problems(folder: Path, max_lora_rank: int = 16) -> list[str]:
     config: dict[str, Any] = read_json(folder / CONFIG)
     adapter = load_adapter(folder, lazy=True)
     said: list[str] = []
-    rank = max((shape.rank for shape in adapter.shapes.values()), default=0)
+    ranks = [shape.rank for shape in adapter.shapes.values()]
+    rank = max([*ranks, int(config.get("r", 0))])
     if rank > max_lora_rank:
         enough = next((str(one) for one in RANK_LIMITS if one >= rank), None)
         way = f"serve it with --max-lora-rank {enough}, or " if enough else ""

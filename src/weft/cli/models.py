@@ -44,6 +44,12 @@ def evaluate(
     drawn: Annotated[int, typer.Option(min=1, help="Candidates drawn beside the target.")] = 29,
     seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
     users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
+    full: Annotated[
+        bool | None,
+        typer.Option(
+            "--full/--no-full", help="Rank whole catalogues too; where it can, by default."
+        ),
+    ] = None,
 ) -> None:
     """Measure a recommender on a domain's test users (leave-one-out)."""
     from weft.artifacts.atomic import check_folder
@@ -58,7 +64,12 @@ def evaluate(
     loaded = load_domain(domain)
     recommender = load_recommender(model).recommender
     recommender.use(loaded.items)
-    settings = EvaluationSettings(candidates=CandidateSettings(drawn=drawn), seed=seed, users=users)
+    settings = EvaluationSettings(
+        candidates=CandidateSettings(drawn=drawn),
+        seed=seed,
+        users=users,
+        full=recommender.settings.ranks_catalogues if full is None else full,
+    )
     result = measure(recommender, leave_one_out(loaded).test, settings)
     result.save(out)
     for name, value in result.metrics().items():

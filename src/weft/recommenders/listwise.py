@@ -18,7 +18,7 @@ from torch import Tensor
 
 from weft.adapters import Adapter, LoraSettings
 from weft.backbones import Backbone
-from weft.data.domain import Catalogue, Examples
+from weft.data.domain import Catalogue, Examples, IntArray
 from weft.data.draws import mix
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates
@@ -27,7 +27,13 @@ from weft.recommenders.lm.packing import packed_loss
 from weft.recommenders.prompted import Prompted
 from weft.recommenders.protocol import Histories
 from weft.text import ItemTokens, Ragged, TextSettings
-from weft.text.prompt import ListPrompt, PromptSettings, canonical, parse_answer
+from weft.text.prompt import (
+    ListPrompt,
+    PromptSettings,
+    canonical,
+    check_round_trip,
+    parse_answer,
+)
 
 ANSWERS = {"top1": 1, "top5": 5}
 _KEY = np.array([[20251122]], dtype=np.uint64)  # of the order in a prompt
@@ -49,6 +55,9 @@ class ListwiseSettings(BaseModel):
     beams: int = Field(default=10, ge=1, description="width of the constrained beam")
     new_tokens: int = Field(default=800, ge=1, description="published: at most written")
     memory: int = Field(default=2 << 30, ge=1 << 20, description="bytes for scoring one user")
+    together: int | None = Field(
+        default=None, ge=1, description="exact: users in one pass; none: 1 on a CPU, else 32"
+    )
 
     @property
     def ranks_catalogues(self) -> bool:
@@ -57,7 +66,7 @@ class ListwiseSettings(BaseModel):
 
     def for_training(self) -> ListwiseSettings:
         """The same with every setting at its default that training does not look at."""
-        own = ("ranker", "normalise", "beams", "new_tokens", "memory")
+        own = ("ranker", "normalise", "beams", "new_tokens", "memory", "together")
         plain = ListwiseSettings()
         return self.model_copy(update={name: getattr(plain, name) for name in own})
 
@@ -85,7 +94,8 @@ class Listwise(Prompted):
             backbone, settings.text, catalogue, adapter, lora, lora_seed, settings.memory
         )
         self.settings = settings
-        self.prompt = ListPrompt(backbone.tokenizer, settings.prompt)
+        self.prompt = ListPrompt(backbone.tokenizer, settings.prompt, ANSWERS[settings.answer])
+        self._round_trips: set[int] = set()  # catalogues whose titles are known to come back
 
     def _scores(
         self, tokens: ItemTokens, histories: Histories, candidates: NDArray[np.int64] | None
@@ -96,8 +106,13 @@ class Listwise(Prompted):
         prompts = self._prompts(tokens, histories, candidates)
         if self.settings.ranker == "published":
             return self._written(prompts, tokens, candidates)
-        rows = [self._likelihood(prompts.of(i), tokens, candidates[i]) for i in range(len(prompts))]
-        return np.stack(rows) if rows else np.empty(candidates.shape, dtype=np.float32)
+        out = np.empty(candidates.shape, dtype=np.float32)
+        size = self._together
+        for start in range(0, len(prompts), size):
+            rows = range(start, min(start + size, len(prompts)))
+            several = [prompts.of(row) for row in rows]
+            out[rows] = self._likelihoods(several, tokens, candidates[rows])
+        return out
 
     def _whole(self, tokens: ItemTokens, histories: Histories) -> NDArray[np.float32]:
         """[n, items]: every item that has a title; the rest −inf."""
@@ -112,7 +127,7 @@ class Listwise(Prompted):
         prompts = self._prompts(tokens, histories, None)
         out = np.full((len(prompts), len(self.catalogue)), -np.inf, dtype=np.float32)
         for row in range(len(prompts)):
-            out[row, there] = self._likelihood(prompts.of(row), tokens, there)
+            out[row, there] = self._likelihoods([prompts.of(row)], tokens, there[None])[0]
         return out
 
     # --- one prompt
@@ -122,31 +137,59 @@ class Listwise(Prompted):
     ) -> Ragged:
         shown = shuffled(candidates) if candidates is not None and self.settings.listed else None
         titles = ANSWERS[self.settings.answer] if self.settings.ranker == "published" else 1
-        made = self.prompt.prompts(tokens, histories, shown, self._most(tokens, titles))
+        if candidates is None:
+            longest = tokens.lengths[: len(self.catalogue)].max(initial=0)
+            told = np.full((len(histories), 1), longest)
+        else:
+            told = np.sort(tokens.lengths[candidates], axis=1)[:, -titles:]
+        made = self.prompt.prompts(tokens, histories, shown, self._most(told))
         self._count(made)
         return made.ragged
+
+    def _most(self, told: IntArray) -> IntArray | None:
+        """[n] tokens of prompts that leave room in the window for answers of `told` [n, k] tokens."""
+        window = self.language.window
+        return None if window is None else window - self.prompt.answer_lengths(told)
+
+    @property
+    def _together(self) -> int:
+        """Users read in one pass. On a CPU one: nothing is gained there, and batches change no bit."""
+        if self.settings.ranker != "exact":
+            return 1
+        return self.settings.together or (1 if self.language.device.type == "cpu" else 32)
 
     @property
     def _end(self) -> int:
         """The token after a first title: of the separator, or the end of the turn."""
         return self.prompt.separator[0] if self.settings.answer == "top5" else self.prompt.end
 
-    def _likelihood(
-        self, prompt: NDArray[np.int32], tokens: ItemTokens, items: NDArray[np.int64]
+    def _likelihoods(
+        self,
+        prompts: list[NDArray[np.int32]],
+        tokens: ItemTokens,
+        candidates: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        titles = [tokens.of(item) for item in items.tolist()]
+        """[n, C] of n prompts, each with its own C candidates."""
+        titles = [[tokens.of(item) for item in row.tolist()] for row in candidates]
         if self.settings.ranker == "beam":
-            return constrained_beam(self.language, prompt, titles, self._end, self.settings.beams)
-        found = self.language.continuations(prompt, titles, self._end)
+            width = self.settings.beams
+            each = zip(prompts, titles, strict=True)
+            return np.stack(
+                [constrained_beam(self.language, *one, self._end, width) for one in each]
+            )
+        found = self.language.continuations_together(prompts, titles, self._end)
         if self.settings.normalise:
-            return (found.total / found.tokens).astype(np.float32)
-        return found.total
+            return np.stack([one.total / one.tokens for one in found]).astype(np.float32)
+        return np.stack([one.total for one in found])
 
     def _written(
         self, prompts: Ragged, tokens: ItemTokens, candidates: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """The published ranker: greedy decoding, split, exact match; the rest share the last rank."""
         tokenizer = self.tokenizer
+        if id(self.catalogue) not in self._round_trips:
+            check_round_trip(tokenizer, self.catalogue, self.settings.text)
+            self._round_trips.add(id(self.catalogue))
         out = np.zeros(candidates.shape, dtype=np.float32)
         rows = [prompts.of(i) for i in range(len(prompts))]
         answers = greedy(
@@ -155,13 +198,13 @@ class Listwise(Prompted):
         for row, ids in enumerate(answers):
             names = [canonical(tokenizer, tokens.of(item)) for item in candidates[row].tolist()]
             said = parse_answer(tokenizer.decode(ids, skip_special_tokens=True))
-            place = {name: column for column, name in enumerate(names)}
-            named = list(dict.fromkeys(place[title] for title in said if title in place))
+            named = list(dict.fromkeys(title for title in said if title in names))
             self.counts["answers"] += 1
             self.counts["answers without a candidate"] += not named
             self.counts["titles written"] += len(said)
-            self.counts["titles that are no candidate"] += sum(t not in place for t in said)
-            out[row, named[:5]] = np.arange(5, 5 - len(named[:5]), -1)
+            self.counts["titles that are no candidate"] += sum(t not in names for t in said)
+            for score, name in zip((5, 4, 3, 2, 1), named, strict=False):
+                out[row, [one == name for one in names]] = score  # cut alike: a tie
         return out
 
     def _check_titles(self, tokens: ItemTokens, candidates: NDArray[np.int64]) -> None:
@@ -201,9 +244,11 @@ class Listwise(Prompted):
         chosen = draw_candidates(batch, drawn, seed=0) if needed else batch.targets[:, None]
         candidates = chosen.astype(np.int64)
         shown = shuffled(candidates) if self.settings.listed else None
-        most = self._most(tokens, count)
+        said = candidates[:, :count]
+        self._check_titled(tokens, said[:, 0], batch.domain.items)
+        most = self._most(tokens.lengths[said])
         prompts = self.prompt.prompts(tokens, batch.histories(), shown, most).ragged
-        return prompts, self.prompt.answers(tokens, candidates[:, :count])
+        return prompts, self.prompt.answers(tokens, said)
 
 
 def shuffled(candidates: NDArray[np.int64]) -> NDArray[np.int64]:

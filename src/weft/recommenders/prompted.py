@@ -77,7 +77,8 @@ class Prompted(ABC):
     ) -> NDArray[np.float32]:
         """[n, c] float32 scores of `candidates` [n, c], or [n, items] without them.
 
-        Users are read one at a time, so batches change no bit.
+        Users are read one at a time, so batches change no bit, but where settings or the ranker say
+        otherwise (`together`, `published`).
         """
         asked = None if candidates is None else np.asarray(candidates, dtype=np.int64)
         return self._scores(self.tokens(self.catalogue), histories, asked)
@@ -119,20 +120,17 @@ class Prompted(ABC):
         self.counts["prompts"] += len(made.ragged)
         self.counts["prompts with a history cut"] += int((made.history_cut > 0).sum())
 
-    def _most(self, tokens: ItemTokens, titles: int) -> int | None:
-        """Tokens of a prompt that leaves room in the backbone's window for an answer of so many
-        titles and its end."""
-        if self.language.window is None:
-            return None
-        longest = int(tokens.lengths.max(initial=0))
-        return self.language.window - titles * (longest + 1) - 2
-
     def _titled(self, tokens: ItemTokens) -> NDArray[np.int64]:
         """The catalogue's items that say something."""
         return np.flatnonzero(tokens.lengths[: len(self.catalogue)])
 
-    def _check_titled(self, tokens: ItemTokens, items: NDArray[np.int64]) -> None:
+    def _check_titled(
+        self, tokens: ItemTokens, items: NDArray[np.int64], catalogue: Catalogue | None = None
+    ) -> None:
         empty = tokens.lengths[items] == 0
         if empty.any():
-            item = self.catalogue.item_ids[int(items[empty][0])]
-            raise WeftError(f"candidate '{item}' has no title, so a language model can't rank it")
+            item = (catalogue or self.catalogue).item_ids[int(items[empty][0])]
+            raise WeftError(
+                f"item '{item}' has no title, so a language model can't name it; leave such items out "
+                "with the domain's filters: {titled: true}"
+            )

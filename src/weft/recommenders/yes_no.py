@@ -1,7 +1,7 @@
 """TALLRec (Bao et al., 2023): a causal language model is asked whether a user will like an item.
 
 The prompt shows the history and one item, and the answer is Yes or No. A candidate's score is
-log P(Yes) − log P(No) after its question; all candidates of a user share the history's keys and
+log P(Yes) − log P(No) after its question, by the first token of each word; all candidates of a user share the history's keys and
 values, so that 30 questions cost little more than one.
 """
 
@@ -70,7 +70,8 @@ class YesNo(Prompted):
         items = len(self.catalogue)
         width = items if candidates is None else candidates.shape[1]
         out = np.full((len(histories), width), -np.inf, dtype=np.float32)
-        made = self.prompt.prefixes(tokens, histories, self._most(tokens, 0))
+        longest = int(tokens.lengths[:items].max(initial=0))
+        made = self.prompt.prefixes(tokens, histories, longest, self.language.window)
         self._count(made)
         answers = [self.prompt.yes, self.prompt.no]
         for row in range(len(histories)):
@@ -88,7 +89,9 @@ class YesNo(Prompted):
         """Mean cross entropy of Yes after each target and No after one drawn item each."""
         tokens = self.tokens(batch.domain.items)
         pairs = draw_candidates(batch, CandidateSettings(drawn=1), seed=0)
-        prefixes = self.prompt.prefixes(tokens, batch.histories(), self._most(tokens, 0)).ragged
+        self._check_titled(tokens, batch.targets.astype(np.int64), batch.domain.items)
+        longest, window = int(tokens.lengths.max(initial=0)), self.language.window
+        prefixes = self.prompt.prefixes(tokens, batch.histories(), longest, window).ragged
         rows, starts = [], []
         for row in range(len(batch)):
             for item, answer in zip(pairs[row].tolist(), self.prompt.answers, strict=True):

@@ -116,8 +116,9 @@ class Plan:
         }
         if floor != "popularity":
             settings |= self.scoring
-        if scorer is not None:
+        if scorer is not None:  # a row of its own, whose suggestions are not shown
             settings["recommender"] = scorer.model_dump(mode="json")
+            settings["show_users"] = 0
         parents = {"domain": self.domains[target]}
         if adapter is not None:
             parents["adapter"] = adapter
@@ -127,7 +128,7 @@ class Plan:
 
 def _files_hash(folder: Path) -> str:
     """Of all that decides a backbone's vectors: weights, configuration, tokenizer, pooling."""
-    kinds = ("*.safetensors", "*.json", "*.txt", "*.model", "1_Pooling/*.json")
+    kinds = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "1_Pooling/*.json")
     files = sorted({path for kind in kinds for path in folder.glob(kind)})
     return hash_json([[str(path.relative_to(folder)), hash_file(path)] for path in files])
 

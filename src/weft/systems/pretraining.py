@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -49,7 +49,7 @@ class PretrainTraining(TrainSettings):
     batch: int = Field(default=8, ge=2, description="blocks in one forward pass")
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    schedule: Any = "cosine"
+    schedule: Literal["linear", "cosine"] = "cosine"
     validation_blocks: int = Field(default=64, ge=1, description="at most, for the perplexity")
 
 
@@ -182,7 +182,14 @@ def corpora(
     said = recipe.corpus
     settings = TextSettings(tokens=said.title_tokens)
     tokens = title_tokens(tokenizer, shelves.titles, settings)
-    prompt = ListPrompt(tokenizer, PromptSettings(max_tokens=recipe.shape.window, short=True))
+    most = recipe.shape.window
+    needed = (said.candidates[1] + 1) * (said.title_tokens + 2) + 32
+    if most < max(needed, recipe.train.block):
+        raise WeftError(
+            f"shape.window: {most} is too short: blocks have {recipe.train.block} tokens, and "
+            f"a dialogue's candidates up to about {needed} (corpus.candidates, title_tokens)"
+        )
+    prompt = ListPrompt(tokenizer, PromptSettings(max_tokens=most, short=True))
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     first, second = (
         Corpus(shelves.restrict(keep), tokens, prompt, said, end) for keep in (~out, out)
@@ -236,7 +243,7 @@ no user's interactions, and no other text: it is a backbone for recommenders, no
 | | |
 |---|---|
 | catalogues | {", ".join(recipe.catalogues)} |
-| perplexity per token on {titles["held_out"]:,} held-out titles | {said["perplexity"]:.2f} (untrained {said["perplexity_before"]:,.0f}) |
+| perplexity per token of text made of {titles["held_out"]:,} held-out titles (prompts' words and separators too) | {said["perplexity"]:.2f} (untrained {said["perplexity_before"]:,.0f}) |
 | blocks of | {train_.block} tokens, documents one after the other |
 | seed | {recipe.seed} |
 

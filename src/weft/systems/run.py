@@ -76,7 +76,10 @@ def _ranked_otherwise(
         scorer = recipe.ranker(changes)
         if adapter is not None and scorer.kind != recipe.recommender.kind:
             continue
-        said = ", ".join(k if v is True else str(v) for k, v in changes.items())
+        said = ", ".join(
+            k if v is True else str(v) if k in ("kind", "ranker") else f"{k} {v}"
+            for k, v in changes.items()
+        )
         stage = plan.evaluation(target, f"{row} ({said})", adapter, scorer=scorer)
         yield Measured(
             target, f"{row} ({said})", f"the same weights, asked {said}", adapter, [stage]

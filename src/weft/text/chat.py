@@ -41,10 +41,10 @@ def chat_frame(tokenizer: Any, system: str, template: str | None = None) -> Fram
     """
     chosen = _template(tokenizer, template)
     asked = _render(tokenizer, chosen, system, None)
-    before, after = _around(asked)
     answered = _render(tokenizer, chosen, system, _MARKER)
-    if not answered.startswith(asked):  # the rest follows the assistant's last word anyway
+    if not answered.startswith(asked):  # a template that opens a thought before an answer, say
         asked = answered[: answered.rindex(_MARKER)]
+    before, after = _around(asked)
     rest = _around(answered[answered.rindex(_MARKER) :])[1]
     return Frame(_ids(tokenizer, before), _ids(tokenizer, after), _end(tokenizer, rest))
 

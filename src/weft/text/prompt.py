@@ -43,7 +43,8 @@ class PromptSettings(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """n prompts in ids, and how many items of each history were left out [n] int64."""
+    """n prompts in ids, and how many items of each history did not fit [n] int64, out of those that
+    `history_items` lets in."""
 
     ragged: Ragged
     history_cut: NDArray[np.int64]
@@ -53,11 +54,15 @@ def title_tokens(
     tokenizer: Any, titles: Catalogue | Sequence[str], settings: TextSettings
 ) -> ItemTokens:
     """The ids of a catalogue's item texts, or of titles of no catalogue."""
+    return tokenize_items(tokenizer, _texts(titles, settings), settings.tokens)
+
+
+def _texts(titles: Catalogue | Sequence[str], settings: TextSettings) -> list[str]:
     if isinstance(titles, Catalogue):
         texts = item_texts(titles, settings)
     else:
         texts = [join((title,), settings.words) for title in titles]
-    return tokenize_items(tokenizer, [t.replace("|", BAR) for t in texts], settings.tokens)
+    return [text.replace("|", BAR) for text in texts]
 
 
 def canonical(tokenizer: Any, ids: IntArray) -> str:
@@ -70,14 +75,18 @@ def parse_answer(text: str) -> list[str]:
     return [title for part in text.split(SEPARATOR) if (title := part.strip())]
 
 
-def check_round_trip(tokenizer: Any, tokens: ItemTokens, titles: Sequence[str]) -> None:
-    """A `WeftError` that names the first title of `titles` which its ids don't give back."""
-    for row, title in enumerate(titles):
-        text = join((title,), None).replace("|", BAR)
-        if canonical(tokenizer, tokens.of(row)) != text:
+def check_round_trip(
+    tokenizer: Any, titles: Catalogue | Sequence[str], settings: TextSettings
+) -> None:
+    """A `WeftError` that names the first title which its ids don't give back, were it not cut."""
+    whole = settings.model_copy(update={"tokens": None})
+    tokens = title_tokens(tokenizer, titles, whole)
+    for row, text in enumerate(_texts(titles, whole)):
+        found = canonical(tokenizer, tokens.of(row))
+        if found != text:
             raise WeftError(
-                f"the tokenizer reads the title '{title}' back as "
-                f"'{canonical(tokenizer, tokens.of(row))}', so an answer can't be matched to it"
+                f"the tokenizer reads the title '{text}' back as '{found}', so an answer can't be "
+                "matched to it"
             )
 
 
@@ -88,12 +97,17 @@ _FIVE = (
     "\nName the five of them that the customer is most likely to choose next, the likeliest "
     "first, in the very words above and divided by ||."
 )
+_FIVE_MORE = (
+    "\nName, by title, the five that the customer is most likely to choose next, the likeliest first, "
+    "divided by ||."
+)
+_ONE = "\nName the one of them that the customer is most likely to choose next, in the very words above."
 _NEXT = "\nName what the customer is most likely to choose next, by its title."
 _LIKE = "\nWill the customer like this one?\n"
 _YES_NO = "\nAnswer Yes or No."
 
 _SHORT_SYSTEM = "recommend"
-_SHORT = {_HISTORY: "", _CANDIDATES: "\n", _FIVE: "", _NEXT: "", _LIKE: "\n", _YES_NO: ""}
+_SHORT = {_CANDIDATES: "\n", _LIKE: "\n"}  # of the rest nothing is said
 
 
 class _Words:
@@ -109,7 +123,7 @@ class _Words:
             raise WeftError(f"the tokenizer {type(tokenizer).__name__} gives no token for '||'")
 
     def said(self, piece: str) -> Ids:
-        return self.ids(_SHORT[piece] if self._short else piece)
+        return self.ids(_SHORT.get(piece, "") if self._short else piece)
 
     def ids(self, text: str) -> Ids:
         encoded = self._plain.encode(text, add_special_tokens=False).ids if text else []
@@ -117,13 +131,13 @@ class _Words:
 
 
 class ListPrompt:
-    """History and candidates in, titles out: WeaveRec's prompt, in our words.
+    """History and candidates in, `titles` titles out: WeaveRec's prompt, in our words.
 
-    Without candidates it asks for the next title. `separator` and `end` are what follows a title
+    Without candidates it asks for what comes next. `separator` and `end` are what follows a title
     of the answer.
     """
 
-    def __init__(self, tokenizer: Any, settings: PromptSettings) -> None:
+    def __init__(self, tokenizer: Any, settings: PromptSettings, titles: int = 1) -> None:
         self.settings = settings
         self._words = words = _Words(tokenizer, settings)
         self.separator: tuple[int, ...] = tuple(words.separator.tolist())
@@ -131,17 +145,18 @@ class ListPrompt:
         self._before = np.concatenate([_array(words.frame.before), words.said(_HISTORY)])
         self._offer = words.said(_CANDIDATES)
         after = _array(words.frame.after)
-        self._five = np.concatenate([words.said(_FIVE), after])
-        self._next = np.concatenate([words.said(_NEXT), after])
+        listed, free = (_FIVE, _FIVE_MORE) if titles > 1 else (_ONE, _NEXT)
+        self._of_them = np.concatenate([words.said(listed), after])
+        self._next = np.concatenate([words.said(free), after])
 
     def prompts(
         self,
         tokens: ItemTokens,
         histories: Sequence[IntArray],
         candidates: IntArray | None,
-        most: int | None = None,
+        most: IntArray | None = None,
     ) -> Prompts:
-        """n prompts of at most `max_tokens` ids each, and at most `most` where that is given.
+        """n prompts of at most `max_tokens` ids each, and at most `most` [n] where that is given.
 
         `histories` are rows of `tokens`, oldest first; `candidates` [n, c] rows in the order to be
         shown. A history loses its oldest items, and the newest is cut short only if it alone is
@@ -153,7 +168,8 @@ class ListPrompt:
             histories,
             [self._tail(tokens, candidates, row) for row in range(len(histories))],
             self._words.separator,
-            _at_most(self.settings, most),
+            self.settings,
+            most,
         )
 
     def _tail(self, tokens: ItemTokens, candidates: IntArray | None, row: int) -> Ids:
@@ -164,7 +180,7 @@ class ListPrompt:
         if empty.any():
             raise WeftError(f"candidate {int(listed[empty][0])} of prompt {row + 1} has no title")
         return np.concatenate(
-            [self._offer, _joined(tokens, listed, self._words.separator), self._five]
+            [self._offer, _joined(tokens, listed, self._words.separator), self._of_them]
         )
 
     def answers(self, tokens: ItemTokens, lists: Sequence[IntArray] | IntArray) -> Ragged:
@@ -172,6 +188,12 @@ class ListPrompt:
         end = np.array([self.end], dtype=np.int32)
         rows = [np.concatenate([_joined(tokens, one, self._words.separator), end]) for one in lists]
         return _ragged(rows)
+
+    def answer_lengths(self, titles: IntArray) -> NDArray[np.int64]:
+        """[n] ids of answers, end included, whose titles have `titles` [n, k] ids."""
+        joints = (titles.shape[1] - 1) * len(self.separator)
+        lengths: NDArray[np.int64] = titles.astype(np.int64).sum(axis=1) + joints + 1
+        return lengths
 
 
 class YesNoPrompt:
@@ -191,24 +213,25 @@ class YesNoPrompt:
         self.answers = (np.append(yes, end), np.append(no, end))
 
     def prefixes(
-        self, tokens: ItemTokens, histories: Sequence[IntArray], most: int | None = None
+        self,
+        tokens: ItemTokens,
+        histories: Sequence[IntArray],
+        longest: int,
+        window: int | None = None,
     ) -> Prompts:
-        """What all questions about a history begin with; the longest item still fits behind it."""
+        """What all questions about a history begin with: behind it an item of `longest` ids fits into
+        `max_tokens`, and the answer into the `window` too."""
         tail = [self._like] * len(histories)
-        whole = _at_most(self.settings, most)
-        room = len(self._ask) + int(tokens.lengths.max(initial=0))
-        left = whole.model_copy(update={"max_tokens": whole.max_tokens - room})
-        return _fill(self._before, tokens, histories, tail, self._words.separator, left)
+        room = len(self._ask) + longest
+        left = self.settings.model_copy(update={"max_tokens": self.settings.max_tokens - room})
+        most = None
+        if window is not None:
+            most = np.full(len(histories), window - room - max(map(len, self.answers)))
+        return _fill(self._before, tokens, histories, tail, self._words.separator, left, most)
 
     def suffix(self, tokens: ItemTokens, item: int) -> Ids:
         """The item, the question and the assistant's header."""
         return np.concatenate([tokens.of(item), self._ask])
-
-
-def _at_most(settings: PromptSettings, most: int | None) -> PromptSettings:
-    if most is None or most >= settings.max_tokens:
-        return settings
-    return settings.model_copy(update={"max_tokens": most})
 
 
 def _fill(
@@ -218,19 +241,28 @@ def _fill(
     tails: Sequence[Ids],
     separator: Ids,
     settings: PromptSettings,
+    most: IntArray | None,
 ) -> Prompts:
-    """before, as much of each history as fits, tail."""
+    """before, as much of each history as fits, tail; at most `most` [n] ids where that is given."""
     lengths, gap = tokens.lengths, len(separator)
     rows: list[Ids] = []
     cut = np.zeros(len(histories), dtype=np.int64)
     for number, (history, tail) in enumerate(zip(histories, tails, strict=True)):
-        room = settings.max_tokens - len(before) - len(tail)
+        fixed = len(before) + len(tail)
+        room = settings.max_tokens - fixed
         if room < 0:
             raise WeftError(
-                f"prompt {number + 1} needs {len(before) + len(tail)} tokens for its candidates "
-                f"and question, and at most {settings.max_tokens} are allowed; candidates are "
-                "never cut: raise recommender.prompt.max_tokens, or shorten titles with "
-                "recommender.text"
+                f"prompt {number + 1} needs {fixed} tokens for its candidates and question, and at "
+                f"most {settings.max_tokens} are allowed; candidates are never cut: raise "
+                "recommender.prompt.max_tokens, or shorten titles with recommender.text"
+            )
+        if most is not None:
+            room = min(room, int(most[number]) - fixed)
+        if room < 0:
+            raise WeftError(
+                f"prompt {number + 1} needs {fixed} tokens for its candidates and question, and the "
+                f"backbone's window leaves {most[number]} beside the answer: shorten titles with "  # type: ignore[index]
+                "recommender.text, or take a backbone with a longer window"
             )
         told = np.asarray(history, dtype=np.int64)
         told = told[lengths[told] > 0]
@@ -242,7 +274,7 @@ def _fill(
         if not fits and len(recent) and room:
             body = tokens.of(int(recent[-1]))[:room]
             fits = 1
-        cut[number] = len(told) - fits
+        cut[number] = len(recent) - fits
         rows.append(np.concatenate([before, body, tail]))
     return Prompts(_ragged(rows), cut)
 

@@ -14,17 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend as Kernel
+from torch.nn.attention import sdpa_kernel
 
 from weft.errors import WeftError
 
 ATTENTION = "weft_causal"
 LAYOUT = "weft_layout"
 AT_ONCE = 128  # queries; fewer make small products, more compute what is hidden
+# Not cuDNN's: it compiles a plan for every new shape, and here nearly every shape is new.
+KERNELS = [Kernel.FLASH_ATTENTION, Kernel.EFFICIENT_ATTENTION, Kernel.MATH]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +41,15 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """Nodes [start, end) of a row see the prompt and, as `ahead` has it, nodes [first, last).
+    """Nodes [start, end) of a row see the prompt and, as `ahead` has it, `above` and each other.
 
-    `ahead` [end − start, last − first] is added to the scores: 0 for what is seen, −inf else.
+    `above` [m] are the nodes before `start` that any of them sees, None: all. `ahead`
+    [end − start, m + end − start] is added to the scores: 0 for what is seen, −inf else.
     """
 
     start: int
     end: int
-    first: int
-    last: int
+    above: Tensor | None
     ahead: Tensor
 
 
@@ -57,7 +62,19 @@ class Behind:
     spans: Sequence[Span]
 
 
-Layout = Packed | Behind
+@dataclass(frozen=True, eq=False)
+class Several:
+    """Texts of `prompts` tokens each, causal and alone, then a tree of `nodes` behind each of them.
+
+    `ahead` [n, 1, widest tree, longest prompt + widest tree] is added to the scores of the nodes.
+    """
+
+    prompts: Sequence[int]
+    nodes: Sequence[int]
+    ahead: Tensor
+
+
+Layout = Packed | Behind | Several
 
 
 def attention(
@@ -80,9 +97,10 @@ def attention(
     if weft_layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        with sdpa_kernel(KERNELS):
+            out, _ = sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout, scaling, **kwargs
+            )
         return out, None
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
@@ -92,10 +110,13 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].to(value.dtype) for x in (query, key, value))  # rotations may leave float32
     with torch.autocast(q.device.type, enabled=False):
-        if isinstance(weft_layout, Packed):
-            out = _packed(q, k, v, scale, weft_layout.lengths)
-        else:
-            out = _behind(q, k, v, scale, weft_layout)
+        match weft_layout:
+            case Packed():
+                out = _packed(q, k, v, scale, weft_layout.lengths)
+            case Behind():
+                out = _behind(q, k, v, scale, weft_layout)
+            case Several():
+                out = _several(q, k, v, scale, weft_layout)
     return out.transpose(0, 1)[None].contiguous(), None
 
 
@@ -107,25 +128,55 @@ def _packed(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int
     return torch.cat([_causal(*text, scale) for text in texts], dim=1)
 
 
-def _stacked(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
-    """`_packed` by one call: [texts, heads, longest, width], padding behind every text.
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Texts of one row under each other, with padding behind every text, and back."""
 
-    Nothing that counts sees what stands behind it, so the padding needs no mask.
-    """
+    texts: int
+    longest: int
+    place: Tensor | None  # [texts · longest] tokens of the row; none: all are equally long
+    back: Tensor  # [tokens]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[heads, tokens, width] -> [texts, heads, longest, width]; padding repeats any token."""
+        whole = x if self.place is None else x.index_select(1, self.place)
+        return whole.view(len(x), self.texts, self.longest, -1).transpose(0, 1)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[texts, heads, longest, width] -> [heads, tokens, width]."""
+        flat = x.transpose(0, 1).reshape(x.shape[1], -1, x.shape[3])
+        return flat if self.place is None else flat.index_select(1, self.back)
+
+
+@lru_cache(maxsize=8)  # every layer asks for the same
+def _stack(lengths: tuple[int, ...], device: torch.device) -> _Stack:
     sizes, longest = np.asarray(lengths, dtype=np.int64), max(lengths)
     there = np.arange(longest) < sizes[:, None]  # [texts, longest]
-    if there.all():
-        rows = [x.view(len(x), len(sizes), longest, -1).transpose(0, 1) for x in (q, k, v)]
-        return _fused(*rows, scale).transpose(0, 1).reshape(q.shape)
-    taken = np.where(there, np.cumsum(there).reshape(there.shape) - 1, 0)  # padding: any token
-    place = torch.from_numpy(taken.ravel()).to(q.device)
-    back = torch.from_numpy(np.flatnonzero(there)).to(q.device)
-    spread = [
-        x.index_select(1, place).view(len(x), len(sizes), longest, -1).transpose(0, 1)
-        for x in (q, k, v)
-    ]
-    out = _fused(*spread, scale).transpose(0, 1).reshape(len(q), -1, q.shape[2])
-    return out.index_select(1, back)
+    taken = np.where(there, np.cumsum(there).reshape(there.shape) - 1, 0).ravel()
+    with torch.inference_mode(False):  # what is kept may be asked for in training next
+        place = None if there.all() else torch.from_numpy(taken).to(device)
+        back = torch.from_numpy(np.flatnonzero(there)).to(device)
+    return _Stack(len(lengths), longest, place, back)
+
+
+def _stacked(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
+    """`_packed` by one call. Nothing that counts sees what stands behind it: no mask."""
+    stack = _stack(tuple(lengths), q.device)
+    return stack.gather(_fused(stack.spread(q), stack.spread(k), stack.spread(v), scale))
+
+
+def _several(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Several) -> Tensor:
+    """Of a row of prompts and of the nodes behind them, in two calls; only for inference."""
+    split = sum(layout.prompts)
+    first, second = slice(0, split), slice(split, None)
+    prompts = _stack(tuple(layout.prompts), q.device)
+    nodes = _stack(tuple(layout.nodes), q.device)
+    alone = _packed(q[:, first], k[:, first], v[:, first], scale, layout.prompts)
+    keys, values = (
+        torch.cat([prompts.spread(x[:, first]), nodes.spread(x[:, second])], dim=2) for x in (k, v)
+    )
+    behind = _fused(nodes.spread(q[:, second]), keys, values, scale, layout.ahead)
+    return torch.cat([alone, nodes.gather(behind)], dim=1)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -136,11 +187,13 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return _fused(q[None], k[None], v[None], scale)[0]
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """torch's own kernel, [n, heads, tokens, width]."""
-    return nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """torch's own kernels, [n, heads, tokens, width]; causal without a mask."""
+    with sdpa_kernel(KERNELS):
+        return nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
 
 
 def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Behind) -> Tensor:
@@ -151,9 +204,11 @@ def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Behind) -> Te
     skip = prompt if layout.held else 0
     if skip:
         out[:, :skip] = _causal(q[:, :skip], k[:, :skip], v[:, :skip], scale)
+    before = k.shape[1] - q.shape[1] + skip  # keys of the prompt and of nodes read earlier
     for span in layout.spans:
         here, count = slice(skip + span.start, skip + span.end), span.end - span.start
-        keys, values = (_seen(x, prompt, span) for x in (k, v))
+        own = slice(before + span.start, before + span.end)
+        keys, values = (_seen(x, prompt, span.above, own) for x in (k, v))
         rows = q[:, here].reshape(len(k), shared * count, width)
         scores = _scores(rows, keys, scale)
         scores.view(len(q), count, -1)[..., prompt:] += span.ahead
@@ -162,11 +217,11 @@ def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Behind) -> Te
     return out
 
 
-def _seen(x: Tensor, prompt: int, span: Span) -> Tensor:
-    """The prompt's and the span's keys or values; copied only if something stands between."""
-    if not span.first:
-        return x[:, : prompt + span.last]
-    return torch.cat([x[:, :prompt], x[:, prompt + span.first : prompt + span.last]], dim=1)
+def _seen(x: Tensor, prompt: int, above: Tensor | None, own: slice) -> Tensor:
+    """The keys or values that a span sees; copied only if something stands between."""
+    if above is None:
+        return x[:, : own.stop]
+    return torch.cat([x[:, :prompt], x[:, prompt:].index_select(1, above), x[:, own]], dim=1)
 
 
 def _scores(rows: Tensor, keys: Tensor, scale: float) -> Tensor:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weft.data.domain import IntArray
-from weft.errors import WeftError
 from weft.recommenders.lm.attention import Behind
 from weft.recommenders.lm.model import LanguageModel
 from weft.recommenders.lm.tree import PrefixTree
@@ -22,7 +21,8 @@ TOKENS_AT_ONCE = 8192  # of the prompts of one call to `generate`
 def greedy(
     language: LanguageModel, prompts: Sequence[IntArray], end: int, most: int, pad: int | None
 ) -> list[NDArray[np.int64]]:
-    """What the model writes after each prompt, without `end`, at most `most` tokens.
+    """What the model writes after each prompt, without `end`: at most `most` tokens, and no more
+    than the window holds.
 
     Batches are padded on the left; attention and `generate` are transformers' own.
     """
@@ -30,27 +30,29 @@ def greedy(
     model.eval()
     longest = max((len(one) for one in prompts), default=1)
     size = max(1, TOKENS_AT_ONCE // longest)
-    room = most if language.window is None else min(most, language.window - longest)
-    if room < 1:
-        raise WeftError(f"a prompt of {longest} tokens leaves the backbone no room to answer")
+    language.check_window(longest + 1, "a prompt and the first token of its answer")
     out: list[NDArray[np.int64]] = []
     for start in range(0, len(prompts), size):
-        ids, mask = _left_padded(prompts[start : start + size], end if pad is None else pad)
+        part = prompts[start : start + size]
+        rooms = [min(most, (language.window or most + len(one)) - len(one)) for one in part]
+        ids, mask = _left_padded(part, end if pad is None else pad)
         written = model.generate(
             input_ids=ids.to(language.device),
             attention_mask=mask.to(language.device),
-            max_new_tokens=room,
+            max_new_tokens=max(rooms),
             do_sample=False,
             num_beams=1,
             temperature=None,
             top_p=None,
             top_k=None,
+            repetition_penalty=1.0,  # what a backbone's own settings ask for is not greedy
+            no_repeat_ngram_size=0,
             eos_token_id=end,
             pad_token_id=end if pad is None else pad,
         )[:, ids.shape[1] :]
-        for row in written.cpu().numpy():
+        for row, room in zip(written.cpu().numpy(), rooms, strict=True):
             stop = np.flatnonzero(row == end)
-            out.append(row[: stop[0]] if len(stop) else row)
+            out.append(row[: min(stop[0] if len(stop) else len(row), room)])
     return out
 
 
@@ -99,7 +101,7 @@ def constrained_beam(
         if len(at):
             count = len(at)
             sees = np.concatenate([sees[of[kept]], np.eye(count, dtype=bool)], axis=1)
-            span = language.span(0, count, 0, sees.shape[1], sees)
+            span = language.span(0, count, None, sees)
             layout = Behind(before, held=False, spans=[span])
             states = language.read(tree.token[at], tree.depth[at] + before, layout, cache)
     best = dict(sorted(done.items(), key=lambda one: -one[1])[:width])

@@ -24,6 +24,7 @@ from weft.recommenders.lm.attention import (
     Behind,
     Layout,
     Packed,
+    Several,
     Span,
     use_attention,
 )
@@ -120,11 +121,19 @@ class LanguageModel:
         size = AT_ONCE if self.device.type == "cpu" else MOST_NODES
         return [self.span(*one) for one in tree.spans(size)]
 
-    def span(self, start: int, end: int, first: int, last: int, sees: NDArray[np.bool_]) -> Span:
-        """A span of nodes whose `sees` [end − start, last − first] says what each attends to."""
+    def span(
+        self, start: int, end: int, above: NDArray[np.int64] | None, sees: NDArray[np.bool_]
+    ) -> Span:
+        """Nodes [start, end) whose `sees` [end − start, m + end − start] says what each attends to:
+        of `above` [m], None for all that come before, and of themselves."""
+        there = None if above is None else torch.from_numpy(above).to(self.device)
+        return Span(start, end, there if start else None, self._ahead(sees))
+
+    def _ahead(self, sees: NDArray[np.bool_]) -> Tensor:
+        """0 where something is seen, −inf elsewhere."""
         ahead = torch.zeros(sees.shape, dtype=self.dtype)
         ahead.masked_fill_(~torch.from_numpy(sees), float("-inf"))
-        return Span(start, end, first, last, ahead.to(self.device))
+        return ahead.to(self.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[m, vocabulary] float32, or float64 from a float64 model."""
@@ -169,8 +178,57 @@ class LanguageModel:
             total[rows] = tree.sums(found[: len(tree)]) + found[len(tree) :]
 
         self._in_blocks(prompt, candidates, score)
-        lengths = np.array([len(one) + 1 for one in candidates], dtype=np.int64)
-        return LogLikelihood(total, lengths)
+        return LogLikelihood(total, _lengths(candidates))
+
+    @torch.inference_mode()
+    def continuations_together(
+        self, prompts: Sequence[IntArray], candidates: Sequence[Sequence[IntArray]], end: int
+    ) -> list[LogLikelihood]:
+        """`continuations` of several prompts, each with its own candidates, in as few passes as the
+        memory bound allows: fewer and larger products, and therefore other last bits."""
+        trees = [PrefixTree.of(sequences) for sequences in candidates]
+        if len(trees) > 1 and not self._fit(prompts, trees):
+            half = len(trees) // 2
+            first = self.continuations_together(prompts[:half], candidates[:half], end)
+            return first + self.continuations_together(prompts[half:], candidates[half:], end)
+        if len(trees) < 2:
+            return [self.continuations(prompts[i], candidates[i], end) for i in range(len(trees))]
+        self.model.eval()
+        hidden, row = self._several(prompts, trees)  # row: of each tree's first node
+        last = np.cumsum([len(prompt) for prompt in prompts]) - 1
+        edges, ids = [], []
+        for tree, node, before in zip(trees, row, last, strict=True):
+            edges.append(np.where(tree.parent < 0, before, tree.parent + node))
+            edges.append(tree.leaf + node)
+            ids += [tree.token, np.full(len(tree.leaf), end)]
+        found = self._log_probabilities(hidden, np.concatenate(edges), np.concatenate(ids))
+        each = np.split(found, np.cumsum([len(one) for one in ids])[:-1])
+        return [
+            LogLikelihood((tree.sums(inner) + outer).astype(np.float32), _lengths(sequences))
+            for tree, inner, outer, sequences in zip(
+                trees, each[::2], each[1::2], candidates, strict=True
+            )
+        ]
+
+    def _several(
+        self, prompts: Sequence[IntArray], trees: Sequence[PrefixTree]
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """([tokens, d] states of all prompts, then of all trees' nodes; [n] each tree's first row)."""
+        lengths, nodes = [len(one) for one in prompts], [len(one) for one in trees]
+        for length, tree in zip(lengths, trees, strict=True):
+            self.check_window(length + tree.path.shape[1], "a prompt and its longest title")
+        before, widest = max(lengths), max(nodes)
+        sees = np.zeros((len(trees), widest, before + widest), dtype=bool)
+        for number, (length, tree) in enumerate(zip(lengths, trees, strict=True)):
+            sees[number, :, :length] = True
+            node, at = tree.sees
+            sees[number, node, before + at] = True
+        ids = np.concatenate([*prompts, *(tree.token for tree in trees)])
+        positions = [np.arange(length) for length in lengths]
+        positions += [tree.depth + length for length, tree in zip(lengths, trees, strict=True)]
+        layout = Several(lengths, nodes, self._ahead(sees)[:, None])
+        starts = sum(lengths) + np.cumsum([0, *nodes[:-1]])
+        return self.read(ids, np.concatenate(positions), layout), starts
 
     @torch.inference_mode()
     def final_logits(
@@ -219,20 +277,37 @@ class LanguageModel:
 
     def _most_nodes(self, prompt: int) -> int:
         """Rows of one pass so that its activations, keys and scores stay within half the bound."""
-        config, room = self.model.config, self.memory // 2
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
-        row = 4 * (6 * config.hidden_size + 3 * config.intermediate_size)
-        row += 4 * 2 * config.num_hidden_layers * groups * size
         most = MOST_NODES
         while most > 1:
             span = min(most, AT_ONCE) if self.device.type == "cpu" else most
-            scores = 4 * 2 * heads * span * (prompt + 2 * span)
-            if most * row + scores <= room:
+            if (
+                most * self._row_bytes + self._score_bytes(span, prompt + 2 * span)
+                <= self.memory // 2
+            ):
                 break
             most //= 2
         return most
+
+    def _fit(self, prompts: Sequence[IntArray], trees: Sequence[PrefixTree]) -> bool:
+        """Whether these can be read in one pass within half the bound."""
+        longest, widest = max(map(len, prompts)), max(map(len, trees))
+        tokens = sum(map(len, prompts)) + sum(map(len, trees))
+        scores = len(trees) * self._score_bytes(widest, longest + widest)
+        return tokens * self._row_bytes + scores <= self.memory // 2
+
+    @property
+    def _row_bytes(self) -> int:
+        """Of one token's activations in a layer, and its keys and values in all."""
+        config = self.model.config
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        row = 4 * (6 * config.hidden_size + 3 * inner)
+        return int(row + 4 * 2 * config.num_hidden_layers * groups * size)
+
+    def _score_bytes(self, queries: int, keys: int) -> int:
+        return 4 * 2 * int(self.model.config.num_attention_heads) * queries * keys
 
     def _log_probabilities(
         self, states: Tensor, edges: NDArray[np.int64], ids: NDArray[np.int64]
@@ -254,3 +329,8 @@ class LanguageModel:
             wanted = torch.from_numpy(np.asarray(ids)[there]).to(logits.device)
             out[there] = torch.log_softmax(logits, dim=-1)[at, wanted].cpu().numpy()
         return out
+
+
+def _lengths(sequences: Sequence[IntArray]) -> NDArray[np.int64]:
+    """Tokens of each with its end."""
+    return np.array([len(one) + 1 for one in sequences], dtype=np.int64)

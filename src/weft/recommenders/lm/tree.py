@@ -57,20 +57,22 @@ class PrefixTree:
         nodes, seen = zip(*pairs, strict=True)
         return np.concatenate(nodes), np.concatenate(seen)
 
-    def spans(self, size: int) -> Iterator[tuple[int, int, int, int, NDArray[np.bool_]]]:
-        """(start, end, first, last, sees) of runs of at most `size` nodes.
+    def spans(self, size: int) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.bool_]]]:
+        """(start, end, above, sees) of runs of at most `size` nodes.
 
-        Nodes [start, end) attend to some of [first, last): `sees` [end − start, last − first].
-        In depth-first order ancestors stand close by, so these are few more than `size`.
+        Nodes [start, end) attend to some of `above` [m] and of themselves, in this order: `sees`
+        [end − start, m + end − start]. What stands above is an ancestor of the first of them, as
+        nodes are in depth-first order: no more than its depth.
         """
         nodes, seen = self.sees
         for start in range(0, len(self), size):
             end = min(len(self), start + size)
             here = (nodes >= start) & (nodes < end)
-            first = int(seen[here].min())
-            table = np.zeros((end - start, end - first), dtype=bool)
-            table[nodes[here] - start, seen[here] - first] = True
-            yield start, end, first, end, table
+            above = np.unique(seen[here & (seen < start)])
+            columns = np.concatenate([above, np.arange(start, end)])
+            table = np.zeros((end - start, len(columns)), dtype=bool)
+            table[nodes[here] - start, np.searchsorted(columns, seen[here])] = True
+            yield start, end, above, table
 
     @cached_property
     def children(self) -> dict[int, NDArray[np.int64]]:
