@@ -93,9 +93,11 @@ def test_killed_it_goes_on_to_the_same_bits(data: Path, recipe: Path, tmp_path: 
         ({"shape": {"hidden": 30, "heads": 4}}, "hidden 30 must be an even multiple of heads 4"),
         ({"train": {"tokens": 100, "blocks": 3}}, r"train\.blocks"),
         (
-            {"train": {"block": 4096, "tokens": 9000}},
+            {"train": {"block": 4096, "tokens": 9000}, "shape": {"window": 4096}},
             "held-out titles fill no block of 4096 tokens",
         ),
+        ({"train": {"block": 300}}, r"shape\.window: 256 is too short: blocks have 300 tokens"),
+        ({"train": {"schedule": "none"}}, r"train\.schedule"),
     ],
 )
 def test_bad_recipes_are_one_sentence(

@@ -120,7 +120,7 @@ def test_a_newest_item_too_long_alone_is_cut_short(tokenizer: Any) -> None:
     tokens = title_tokens(tokenizer, ["short", "x" * 400], WHOLE)
     prompt = ListPrompt(tokenizer, PromptSettings(short=True, max_tokens=100))
     made = prompt.prompts(tokens, [np.array([0, 1])], None)
-    assert len(made.ragged.of(0)) == 100 and made.history_cut.tolist() == [1]
+    assert len(made.ragged.of(0)) == 100 and made.history_cut.tolist() == [2]
 
 
 def test_candidates_are_never_cut(tokenizer: Any) -> None:

@@ -210,6 +210,9 @@ def _write(
 ) -> None:
     import shutil
 
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
     model.save_pretrained(folder)

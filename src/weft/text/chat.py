@@ -62,12 +62,15 @@ def _template(tokenizer: Any, template: str | None) -> str:
         return str(own)
     if template == "chatml":
         return CHATML
-    if template.endswith(".jinja"):
-        try:
-            return Path(template).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise WeftError(f"chat_template: {template} can't be read: {error}") from None
-    return template
+    return template_file(Path(template)) if template.endswith(".jinja") else template
+
+
+def template_file(path: Path) -> str:
+    """The text of a .jinja file."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeftError(f"chat_template: {path} can't be read: {error}") from None
 
 
 def _render(tokenizer: Any, template: str, system: str, answer: str | None) -> str:

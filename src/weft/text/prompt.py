@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from weft.data.domain import Catalogue, IntArray
 from weft.errors import WeftError
 from weft.text.assemble import Ragged
-from weft.text.chat import chat_frame
+from weft.text.chat import chat_frame, template_file
 from weft.text.items import TextSettings, item_texts, join
 from weft.text.tokens import ItemTokens, plain_tokenizer, tokenize_items
 
@@ -40,11 +41,22 @@ class PromptSettings(BaseModel):
         default=False, description="fewest words: for backbones that read titles only"
     )
 
+    @field_validator("chat_template")
+    @classmethod
+    def _read(cls, value: str | None) -> str | None:
+        """A file's text in place of its path: what counts is what it says, wherever it lies."""
+        if value is None or not value.endswith(".jinja"):
+            return value
+        try:
+            return template_file(Path(value))
+        except WeftError as error:
+            raise ValueError(str(error)) from None
+
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """n prompts in ids, and how many items of each history did not fit [n] int64, out of those that
-    `history_items` lets in."""
+    """n prompts in ids, and how many items of each history did not fit whole [n] int64, out of those
+    that `history_items` lets in."""
 
     ragged: Ragged
     history_cut: NDArray[np.int64]
@@ -273,7 +285,6 @@ def _fill(
         body = _joined(tokens, kept, separator)
         if not fits and len(recent) and room:
             body = tokens.of(int(recent[-1]))[:room]
-            fits = 1
         cut[number] = len(recent) - fits
         rows.append(np.concatenate([before, body, tail]))
     return Prompts(_ragged(rows), cut)
