@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from weft import __version__
@@ -26,8 +25,8 @@ from weft.backbones.load import Precision, dtype_of
 from weft.backbones.shapes import Shape, new_causal_model
 from weft.backbones.tokenizer import END_OF_TEXT, TURN_END, train_tokenizer
 from weft.data.catalogue import load_catalogue
-from weft.data.source import checked
 from weft.errors import WeftError
+from weft.systems.recipe import read_settings
 from weft.text.clean import clean
 from weft.text.corpus import Corpus, CorpusSettings, Shelves, held_out
 from weft.text.items import TextSettings
@@ -69,19 +68,7 @@ class PretrainRecipe(BaseModel):
 
 def load_pretrain_recipe(path: Path) -> PretrainRecipe:
     """Read a recipe; what is wrong with it is one sentence that names file and field."""
-    try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeftError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeftError(f"{path} can't be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
-    values.setdefault("name", Path(path).stem)
-    try:
-        return checked(PretrainRecipe, values)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
+    return read_settings(path, PretrainRecipe)
 
 
 @dataclass(frozen=True)

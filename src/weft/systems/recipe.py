@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -252,6 +252,15 @@ class Recipe(_Block):
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; what is wrong with it is one sentence that names file and field."""
+    return read_settings(path, Recipe)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_settings(path: Path, model: type[S]) -> S:
+    """The settings of a YAML file, its name being the file's unless it says one; what is wrong is
+    one sentence that names file and field."""
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:
@@ -265,6 +274,6 @@ def load_recipe(path: Path) -> Recipe:
         raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
     values.setdefault("name", Path(path).stem)
     try:
-        return checked(Recipe, values)
+        return checked(model, values)
     except WeftError as error:
         raise WeftError(f"{path}: {error}") from None
