@@ -186,13 +186,14 @@ class LanguageModel:
     ) -> list[LogLikelihood]:
         """`continuations` of several prompts, each with its own candidates, in as few passes as the
         memory bound allows: fewer and larger products, and therefore other last bits."""
+        if len(prompts) < 2:
+            each = zip(prompts, candidates, strict=True)
+            return [self.continuations(prompt, titles, end) for prompt, titles in each]
         trees = [PrefixTree.of(sequences) for sequences in candidates]
-        if len(trees) > 1 and not self._fit(prompts, trees):
+        if not self._fit(prompts, trees):
             half = len(trees) // 2
             first = self.continuations_together(prompts[:half], candidates[:half], end)
             return first + self.continuations_together(prompts[half:], candidates[half:], end)
-        if len(trees) < 2:
-            return [self.continuations(prompts[i], candidates[i], end) for i in range(len(trees))]
         self.model.eval()
         hidden, row = self._several(prompts, trees)  # row: of each tree's first node
         last = np.cumsum([len(prompt) for prompt in prompts]) - 1
@@ -202,11 +203,11 @@ class LanguageModel:
             edges.append(tree.leaf + node)
             ids += [tree.token, np.full(len(tree.leaf), end)]
         found = self._log_probabilities(hidden, np.concatenate(edges), np.concatenate(ids))
-        each = np.split(found, np.cumsum([len(one) for one in ids])[:-1])
+        parts = np.split(found, np.cumsum([len(one) for one in ids])[:-1])
         return [
             LogLikelihood((tree.sums(inner) + outer).astype(np.float32), _lengths(sequences))
             for tree, inner, outer, sequences in zip(
-                trees, each[::2], each[1::2], candidates, strict=True
+                trees, parts[::2], parts[1::2], candidates, strict=True
             )
         ]
 
