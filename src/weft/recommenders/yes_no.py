@@ -1,8 +1,8 @@
 """TALLRec (Bao et al., 2023): a causal language model is asked whether a user will like an item.
 
 The prompt shows the history and one item, and the answer is Yes or No. A candidate's score is
-log P(Yes) − log P(No) after its question, by the first token of each word; all candidates of a user share the history's keys and
-values, so that 30 questions cost little more than one.
+log P(Yes) − log P(No) after its question, by the first token of each word; all candidates of a user
+share the history's keys and values, so that 30 questions cost little more than one.
 """
 
 from __future__ import annotations
