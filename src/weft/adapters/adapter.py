@@ -81,8 +81,12 @@ class _Arrays(Mapping[str, "NDArray[Any]"]):
         return len(self._halves) + len(self._saved)
 
 
-def from_attached(attached: Mapping[str, LoraLinear], manifest: dict[str, Any]) -> Adapter:
-    """Copy the factors out of a model's LoRA linears."""
+def from_attached(
+    attached: Mapping[str, LoraLinear],
+    manifest: dict[str, Any],
+    whole: Mapping[str, nn.Module] | None = None,
+) -> Adapter:
+    """Copy the factors out of a model's LoRA linears; the modules `whole` are saved whole."""
     factors = {
         name: Factors(
             linear.a.detach().cpu().float().clone(),
@@ -91,7 +95,12 @@ def from_attached(attached: Mapping[str, LoraLinear], manifest: dict[str, Any]) 
         )
         for name, linear in attached.items()
     }
-    return Adapter(factors, manifest)
+    saved = {
+        f"{name}.{key}": tensor.detach().cpu().clone()
+        for name, module in (whole or {}).items()
+        for key, tensor in module.state_dict().items()
+    }
+    return Adapter(factors, manifest, saved)
 
 
 def check_backbone(adapter: Adapter, name: str, fingerprint: str) -> None:

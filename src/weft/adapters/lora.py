@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from weft.artifacts.hashing import hash_json
 from weft.errors import WeftError
 
-Targets = Literal["all-linear"] | list[str]
+Targets = Literal["all-linear", "query-value"] | list[str]
+_HEADS = ("pooler", "lm_head", "classifier", "scorer")
+_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj")
 
 
 class LoraSettings(BaseModel):
-    """Shape of the adapters. `targets` are module names or name endings, or `all-linear`."""
+    """Shape of the adapters. `targets` are module names or name endings, or `all-linear`, or
+    `query-value`: the two projections that Hu et al. adapt, whatever an architecture calls them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -135,7 +138,9 @@ class LoraLinear(nn.Module):
 def _wanted(name: str, targets: Targets) -> bool:
     if targets == "all-linear":
         # Heads that a plain forward pass never reaches have no gradient, so no adapter either.
-        return not any(part in ("pooler", "lm_head", "classifier") for part in name.split("."))
+        return not any(part in _HEADS for part in name.split("."))
+    if targets == "query-value":
+        return name.rpartition(".")[2] in _QUERY_VALUE
     return any(name == target or name.endswith("." + target) for target in targets)
 
 
@@ -158,7 +163,7 @@ def attach(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLinear]:
     `initialise` or loaded factors fill them.
     """
     model.requires_grad_(False)
-    _turn_dropout_off(model)
+    turn_dropout_off(model)
     attached: dict[str, LoraLinear] = {}
     for name in target_modules(model, settings.targets):
         parent_name, _, child = name.rpartition(".")
@@ -169,7 +174,7 @@ def attach(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLinear]:
     return attached
 
 
-def _turn_dropout_off(model: nn.Module) -> None:
+def turn_dropout_off(model: nn.Module) -> None:
     """Dropout modules, and the rates that some models keep as plain numbers (`attention_dropout`)."""
     for module in model.modules():
         if isinstance(module, LoraLinear):

@@ -82,6 +82,9 @@ class Filters(BaseModel):
     one_per_day: Literal["first", "random"] | None = Field(
         default=None, description="keep one interaction per user and UTC day"
     )
+    distinct: bool = Field(
+        default=False, description="keep a user's first interaction with an item, no later one"
+    )
     k_core: KCore | None = Field(
         default=None, description="repeat until every user and item has this many interactions"
     )
@@ -139,6 +142,8 @@ def _steps(f: Filters) -> list[tuple[str, Callable[[Domain], Domain]]]:
         steps.append((name, lambda d: keep_window(d, f.time_from, f.time_until)))
     if (one := f.one_per_day) is not None:
         steps.append((f"one_per_day {one}", lambda d: keep_one_per_day(d, one, f.seed)))
+    if f.distinct:
+        steps.append(("distinct", keep_distinct))
     if (core := f.k_core) is not None:
         drop = f.unused_items != "keep"
         name = f"k_core users ≥ {core.users}, items ≥ {core.items}"
@@ -201,6 +206,16 @@ def keep_one_per_day(domain: Domain, which: Literal["first", "random"], seed: in
     starts = np.flatnonzero(first)
     lowest = np.minimum.reduceat(keys, starts)
     return _keep(domain, keys == np.repeat(lowest, np.diff(starts, append=len(user))))
+
+
+def keep_distinct(domain: Domain) -> Domain:
+    """Keep each user's first interaction with an item: a sequence then has no item twice."""
+    sequences = domain.sequences
+    pair = sequences.users.astype(np.int64) * max(1, len(domain.items)) + sequences.item
+    _, first = np.unique(pair, return_index=True)  # the earliest: rows are in time order
+    keep = np.zeros(len(pair), dtype=bool)
+    keep[first] = True
+    return _keep(domain, keep)
 
 
 def k_core(domain: Domain, users: int = 5, items: int = 5, *, drop_items: bool = True) -> Domain:

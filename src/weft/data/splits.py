@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.data.domain import Domain, Examples
 from weft.data.draws import mix, uniform, user_keys
 from weft.data.filters import require_real_times
 from weft.errors import WeftError
+
+
+class UserSplit(BaseModel):
+    """A split of users, as a recipe says it; `by_user` alone is short for the defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["by_user"] = "by_user"
+    ratios: tuple[float, float, float] = Field(
+        default=(3, 1, 1), description="train : validation : test"
+    )
+    targets: Literal["last", "every"] = Field(
+        default="last", description="of a training user: the last item, or each but the first"
+    )
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {} if value == "by_user" else value
+
+    @model_validator(mode="after")
+    def _positive(self) -> UserSplit:
+        if min(self.ratios) < 0 or self.ratios[0] <= 0:
+            raise ValueError("ratios must not be negative, and the first not 0")
+        return self
+
+    def __str__(self) -> str:
+        ratios = ":".join(f"{ratio:g}" for ratio in self.ratios)
+        return f"by_user {ratios}, {self.targets} targets, seed {self.seed}"
+
+
+SplitSettings = Literal["leave_one_out"] | UserSplit
+"""What `evaluate: split` of a recipe may say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +58,15 @@ class Split:
     train: Examples
     validation: Examples
     test: Examples
+
+
+def make_split(domain: Domain, settings: SplitSettings | Mapping[str, Any]) -> Split:
+    """The split that a recipe's `evaluate: split` says, also as plain JSON."""
+    if settings == "leave_one_out":
+        return leave_one_out(domain)
+    said = UserSplit.model_validate(settings)
+    shares = [ratio / sum(said.ratios) for ratio in said.ratios]
+    return split_by_user(domain, (shares[0], shares[1], shares[2]), said.seed, said.targets)
 
 
 def leave_one_out(domain: Domain) -> Split:
@@ -42,11 +88,14 @@ def leave_one_out(domain: Domain) -> Split:
 
 
 def split_by_user(
-    domain: Domain, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 0
+    domain: Domain,
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    targets: Literal["last", "every"] = "every",
 ) -> Split:
     """Train, validation and test are different users, drawn by seed and user id.
 
-    A train user gives every target i2 … iL; a validation or test user gives the last item only,
+    A train user gives every target i2 … iL, or with `targets` "last" only iL; a validation or test user gives the last item only,
     so that each counts once. Users of length 1 give no example. The shares are expected ones:
     each user is drawn on its own, so that adding users moves none of the others.
     """
@@ -55,10 +104,13 @@ def split_by_user(
     lengths = domain.sequences.lengths
     draw = uniform(user_keys(domain.sequences.user_ids, seed, "split_by_user"))
     part = np.searchsorted(np.cumsum(ratios)[:2], draw, side="right")  # 0, 1, 2
-    validation, test = (np.flatnonzero((part == k) & (lengths >= 2)) for k in (1, 2))
+    first, validation, test = (np.flatnonzero((part == k) & (lengths >= 2)) for k in range(3))
+    every = targets == "every"
     return Split(
         "by_user",
-        _all_targets(domain, np.where(part == 0, lengths, 0)),
+        _all_targets(domain, np.where(part == 0, lengths, 0))
+        if every
+        else Examples(domain, first, lengths[first] - 1),
         Examples(domain, validation, lengths[validation] - 1),
         Examples(domain, test, lengths[test] - 1),
     )

@@ -164,7 +164,7 @@ def _protocol(
     return Protocol(
         domain=examples.domain.name,
         domain_hash=examples.domain.hash,
-        split=settings.split,
+        split=str(settings.split),
         part=part,
         users=len(np.unique(examples.user)),
         targets=len(examples),

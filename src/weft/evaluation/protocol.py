@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from weft.data.splits import SplitSettings
 from weft.evaluation.candidates import CandidateSettings
 
 
@@ -14,7 +15,7 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    split: str = "leave_one_out"
+    split: SplitSettings = "leave_one_out"
     candidates: CandidateSettings | None = CandidateSettings()
     full: bool = True
     mask_history: bool = False

@@ -26,6 +26,7 @@ from weft.adapters import Adapter, LoraSettings
 from weft.artifacts.atomic import new_file
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
+from weft.backbones.blocks import longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.recommenders.equip import equip
@@ -74,15 +75,6 @@ def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
     return vectors
 
 
-def _longest_input(model: nn.Module) -> int | None:
-    """Tokens that the model has positions for; None where positions are relative."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            before = 0 if module.padding_idx is None else module.padding_idx + 1  # as in RoBERTa
-            return module.num_embeddings - before
-    return None
-
-
 class BiEncoder:
     """A recommender over a catalogue: backbone + adapter, scores are cosines.
 
@@ -112,7 +104,7 @@ class BiEncoder:
         self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
         self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
-        longest = _longest_input(self.model)
+        longest = longest_input(self.model)
         if longest is not None and settings.history_tokens > longest:
             raise WeftError(
                 f"history_tokens is {settings.history_tokens}, "

@@ -17,6 +17,7 @@ from weft.backbones import Precision
 from weft.data.catalogue import load_catalogue, save_catalogue
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.recommenders.integrator_folder import is_integrator, load_integrated
 from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 
 
@@ -97,11 +98,17 @@ def load_recommender(
     precision: Precision = "auto",
     device: str = "cpu",
 ) -> LoadedRecommender:
-    """Open a recommender's folder; `items` is another catalogue to rank (items.parquet).
+    """Open a recommender's folder, an adapter's or an integrator's; `items` is another catalogue to
+    rank (items.parquet).
 
     Item vectors are cached in the folder's `.vectors`, by the hash of the weights.
     """
     folder = Path(path)
+    if is_integrator(folder):
+        other = Path(items) if items is not None else None
+        return LoadedRecommender(
+            load_integrated(folder, other, precision=precision, device=device)
+        )
     adapter = load_adapter(folder)
     said = adapter.manifest.get("recommender")
     if not isinstance(said, dict):

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator
+from torch import nn
 
 from weft.adapters import Adapter, LoraSettings
 from weft.backbones import Precision, load_backbone
@@ -15,14 +17,16 @@ from weft.data.domain import Catalogue
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings, whole_modules
 from weft.recommenders.listwise import Listwise, ListwiseSettings
 from weft.recommenders.yes_no import YesNo, YesNoSettings
 
-AnySettings = BiEncoderSettings | ListwiseSettings | YesNoSettings
-AnyRecommender = BiEncoder | Listwise | YesNo
+AnySettings = BiEncoderSettings | CrossEncoderSettings | ListwiseSettings | YesNoSettings
+AnyRecommender = BiEncoder | CrossEncoder | Listwise | YesNo
 
-KINDS: dict[str, type[BiEncoderSettings] | type[ListwiseSettings] | type[YesNoSettings]] = {
+KINDS: dict[str, type[AnySettings]] = {
     "bi_encoder": BiEncoderSettings,
+    "cross_encoder": CrossEncoderSettings,
     "listwise": ListwiseSettings,
     "yes_no": YesNoSettings,
 }
@@ -49,6 +53,15 @@ RecommenderSettings = Annotated[AnySettings, BeforeValidator(_in_recipe)]
 """For a recipe: any kind's settings; what is wrong is said in the words of the chosen kind."""
 
 
+def store(model: nn.Module, dtype: torch.dtype, kept: Mapping[str, nn.Module]) -> None:
+    """Round a model's parameters, but for the heads `kept`: rounded scores would tie. Not the
+    buffers either: rotations stay in float32."""
+    heads = {id(p) for module in kept.values() for p in module.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in heads:
+            parameter.data = parameter.data.to(dtype)
+
+
 def make_recommender(
     backbone: str,
     settings: AnySettings,
@@ -65,7 +78,8 @@ def make_recommender(
 
     For use, deltas are folded in float32 and the result is stored in the asked precision.
     """
-    head: Head = "none" if isinstance(settings, BiEncoderSettings) else "causal"
+    encoders = BiEncoderSettings | CrossEncoderSettings
+    head: Head = "none" if isinstance(settings, encoders) else "causal"
     first = precision if lora is not None else "float32"
     loaded = load_backbone(backbone, precision=first, device=device, head=head)
     made: AnyRecommender
@@ -73,11 +87,12 @@ def make_recommender(
     match settings:
         case BiEncoderSettings():
             made = BiEncoder(loaded, settings, catalogue, **how)
+        case CrossEncoderSettings():
+            made = CrossEncoder(loaded, settings, catalogue, **how)
         case ListwiseSettings():
             made = Listwise(loaded, settings, catalogue, **how)
         case YesNoSettings():
             made = YesNo(loaded, settings, catalogue, **how)
     if lora is None:
-        for parameter in made.model.parameters():  # not the buffers: rotations stay in float32
-            parameter.data = parameter.data.to(dtype_of(precision))
+        store(made.model, dtype_of(precision), whole_modules(made))
     return made

@@ -10,12 +10,12 @@ from weft.artifacts.atomic import write_json
 from weft.artifacts.hashing import hash_json
 from weft.artifacts.stages import Task
 from weft.data.domain import IntArray
-from weft.data.splits import sample_train
+from weft.data.splits import make_split, sample_train
 from weft.errors import WeftError
 from weft.merging.adamerging import entropy_of_logits, learn_weights
 from weft.recommenders.listwise import Listwise
 from weft.recommenders.lm.packing import next_logits
-from weft.systems.steps import WEIGHTS, adapters_in, domain_in, recommender_of, split_of
+from weft.systems.steps import WEIGHTS, adapters_in, domain_in, recommender_of
 from weft.training.batches import seed_of
 
 
@@ -34,7 +34,7 @@ def learn_merge_weights(task: Task) -> None:
         raise WeftError("AdaMerging needs a listwise recommender")
     prompts: list[IntArray] = []
     for folder in task.parent_list("domain"):
-        examples = split_of(domain_in(folder), said["split"]).validation
+        examples = make_split(domain_in(folder), said["split"]).validation
         drawn = sample_train(examples, how["prompts"], said["seed"])
         made, _ = recommender.training_texts(drawn)
         prompts += [made.of(row) for row in range(len(made))]

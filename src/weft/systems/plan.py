@@ -43,6 +43,11 @@ class Plan:
         }
 
     @cached_property
+    def split(self) -> Any:
+        """The recipe's split, as JSON."""
+        return self.recipe.evaluate.model_dump(mode="json")["split"]
+
+    @cached_property
     def domains(self) -> dict[str, Stage]:
         """Domain name -> its stage, in the recipe's order."""
         return {spec.name: self._domain(spec.name) for spec in self.recipe.domains}
@@ -74,7 +79,7 @@ class Plan:
         settings = {
             **self.scoring,
             "recommender": self.recipe.recommender.for_training().model_dump(mode="json"),
-            "split": self.recipe.evaluate.split,
+            "split": self.split,
             "branch": kind,
             "examples": branches.examples,
             "lora": branches.lora.model_dump(mode="json"),

@@ -196,8 +196,8 @@ class Recipe(_Block):
     def _fits(self) -> Recipe:
         """What would otherwise come out only after hours of training."""
         evaluate, branches = self.evaluate, self.branches
-        if evaluate.split != "leave_one_out":
-            raise ValueError(f"evaluate.split: '{evaluate.split}' is not known; leave_one_out is")
+        if self.recommender.kind == "bi_encoder" and branches.batch < 2:
+            raise ValueError("branches.batch: a bi-encoder needs 2, to be each other's negatives")
         if evaluate.candidates is None and not evaluate.full:
             raise ValueError("evaluate: nothing to rank; set candidates or full")
         if not self.recommender.ranks_catalogues and (evaluate.full or self.show_users):

@@ -13,6 +13,7 @@ from weft.artifacts.hashing import hash_json
 from weft.artifacts.stages import STAGE_FILE, Stage, locked, missing, reached
 from weft.artifacts.workers import Watch, run_stages
 from weft.data.domain import Domain
+from weft.data.splits import make_split
 from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.build import domain_report
@@ -29,7 +30,6 @@ from weft.systems.steps import (
     branch_seed,
     domain_in,
     shown_users,
-    split_of,
 )
 from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
 
@@ -322,7 +322,7 @@ def _users(
     Which ones is decided by their place in the domain, never by how well they are served.
     """
     share = len(range(place, recipe.show_users, places))
-    shown = shown_users(split_of(domain, recipe.evaluate.split).test, recipe.show_users)
+    shown = shown_users(make_split(domain, recipe.evaluate.split).test, recipe.show_users)
     shown = shown.take(np.sort((np.arange(min(share, len(shown))) + place) % max(1, len(shown))))
     if not len(shown):
         return

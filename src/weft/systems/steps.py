@@ -20,11 +20,13 @@ from weft.data.domain import Domain, Examples
 from weft.data.filters import Filters, apply_filters, describe
 from weft.data.folder import load_domain, save_domain
 from weft.data.mall import mall
-from weft.data.splits import Split, leave_one_out, sample_train
+from weft.data.splits import Split, make_split, sample_train
 from weft.errors import WeftError
+from weft.evaluation.candidates import train_counts
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
+from weft.recommenders.cross_encoder import CrossEncoder, whole_modules
 from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 from weft.recommenders.popularity import Popularity
 from weft.recommenders.prompted import Prompted
@@ -39,13 +41,6 @@ COUNTS = "counts.json"  # what happened to prompts and answers of a language mod
 def domain_in(folder: Path) -> Domain:
     """The domain of a finished `get_domain` stage."""
     return load_domain(folder / "domain")
-
-
-def split_of(domain: Domain, kind: str) -> Split:
-    """The split that a recipe's `evaluate: split` names."""
-    if kind != "leave_one_out":
-        raise WeftError(f"evaluate.split: '{kind}' is not known here; leave_one_out is")
-    return leave_one_out(domain)
 
 
 def get_domain(task: Task) -> None:
@@ -83,12 +78,15 @@ def train_branch(task: Task) -> None:
     """One LoRA branch on the examples of one or more domains, from the recipe's common start."""
     said = task.settings
     domains = [domain_in(folder) for folder in task.parent_list("domain")]
-    splits = [split_of(domain, said["split"]) for domain in domains]
+    splits = [make_split(domain, said["split"]) for domain in domains]
     parts = [sample_train(split.train, said["examples"], said["data_seed"]) for split in splits]
     lora = LoraSettings.model_validate(said["lora"])
     recommender = recommender_of(task, None, lora=lora, lora_seed=said["init_seed"])
     backbone = recommender.backbone
     settings = TrainSettings.model_validate(said["train"] | said["aside"])
+    if isinstance(recommender, CrossEncoder):
+        for split in splits:
+            recommender.know(split.train)
     outcome = train(
         recommender,
         parts,
@@ -114,7 +112,8 @@ def train_branch(task: Task) -> None:
         "recommender": said["recommender"],
         "versions": {"weft": __version__},
     }
-    save_adapter(from_attached(recommender.attached, manifest), task.out / "adapter")
+    adapter = from_attached(recommender.attached, manifest, whole_modules(recommender))
+    save_adapter(adapter, task.out / "adapter")
     write_json(task.out / CURVE, outcome.curve)
 
 
@@ -128,7 +127,10 @@ def _validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> 
         values = []
         for split in splits:
             recommender.use(split.validation.domain.items)
-            result = evaluate(recommender, split.validation, settings, part="validation")
+            counts = train_counts(split.train)
+            result = evaluate(
+                recommender, split.validation, settings, part="validation", counts=counts
+            )
             values.append(result.metrics()[_at(settings, 10)])
         return float(np.mean(values))
 
@@ -169,14 +171,16 @@ def tune_weights(task: Task) -> None:
     validation users. The test targets are not looked at."""
     said = task.settings
     domain = domain_in(task.parents["domain"])
-    validation = split_of(domain, said["split"]).validation
+    split = make_split(domain, said["split"])
+    counts = train_counts(split.train)
     parts = adapters_in(task)
     settings = EvaluationSettings.model_validate(said["validation"])
     tried: list[dict[str, Any]] = []
     for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
         weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
         scorer = recommender_of(task, domain, _merged(task, parts, weights))
-        metrics = evaluate(scorer, validation, settings, part="validation").metrics()
+        measured = evaluate(scorer, split.validation, settings, part="validation", counts=counts)
+        metrics = measured.metrics()
         tried.append({"weights": weights, "ndcg@5": metrics[_at(settings, 5)]})
         task.say(len(tried), 6, "settings")
     best = max(tried, key=lambda one: float(one["ndcg@5"]))
@@ -190,7 +194,7 @@ def evaluate_recommender(task: Task) -> None:
     """
     said = task.settings
     domain = domain_in(task.parents["domain"])
-    split = split_of(domain, said["evaluate"]["split"])
+    split = make_split(domain, said["evaluate"]["split"])
     scorer: Recommender
     if said["floor"] == "popularity":
         scorer = Popularity.of(split.train)
@@ -202,6 +206,7 @@ def evaluate_recommender(task: Task) -> None:
         scorer,
         split.test,
         settings,
+        counts=train_counts(split.train),
         progress=lambda done, total: task.say(done, total, "users"),
     ).save(task.out / "result")
     if isinstance(scorer, Prompted):

@@ -170,7 +170,7 @@ class WeaveRec:
         settings = {
             **self.plan.scoring,
             **_settings(merging),
-            "split": self.plan.recipe.evaluate.split,
+            "split": self.plan.split,
             "validation": self.plan.validation(self.plan.recipe.merge.validation_users, 5),
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
@@ -184,7 +184,7 @@ class WeaveRec:
         settings = {
             **self.plan.scoring,
             "recommender": recipe.recommender.for_training().model_dump(mode="json"),
-            "split": recipe.evaluate.split,
+            "split": self.plan.split,
             "adamerging": recipe.merge.adamerging.model_dump(mode="json"),
             "seed": seed_of(self.seed, "adamerging"),
         }

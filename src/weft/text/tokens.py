@@ -45,6 +45,13 @@ class ItemTokens:
         return np.diff(self.offsets)
 
     @cached_property
+    def text(self) -> NDArray[np.int64]:
+        """[m] int64: the first row with the same ids, so that equal texts have equal numbers."""
+        seen: dict[bytes, int] = {}
+        rows = (seen.setdefault(self.of(row).tobytes(), row) for row in range(len(self)))
+        return np.fromiter(rows, dtype=np.int64, count=len(self))
+
+    @cached_property
     def hash(self) -> str:
         """A hash of the ids and of where each row ends."""
         return hash_arrays({"offsets": self.offsets, "ids": self.ids})

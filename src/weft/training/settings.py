@@ -13,7 +13,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(default=1, ge=1)
-    batch: int = Field(default=64, ge=2, description="examples in one forward pass")
+    batch: int = Field(default=64, ge=1, description="examples in one forward pass")
     accumulate: int = Field(default=1, ge=1, description="forward passes in one optimiser step")
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -1,0 +1,141 @@
+"""Linears that carry several frozen adapters at once.
+
+`StackedLinear` runs n streams, one for each adapter, as one batch: one product with the shared
+weight, and one batched low-rank product. `MixedLinear` runs one stream in which the adapters' deltas
+are summed with weights for each token. Both take and give what the linear did that they replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.adapters import Adapter, Factors
+from weft.errors import WeftError
+
+Made = Callable[[nn.Linear, Sequence["Factors | None"], str], nn.Module]
+"""(linear, each adapter's factors or None, its name) -> what takes its place."""
+
+
+def put_on(model: nn.Module, adapters: Sequence[Adapter], make: Made) -> dict[str, nn.Module]:
+    """Replace every linear that one of the adapters changes, in place; name -> replacement.
+
+    A module that the model lacks, or whose shape differs, is a `WeftError` and nothing is changed.
+    """
+    names = [name for name, _ in model.named_modules() if any(name in a.factors for a in adapters)]
+    unknown = [n for a in adapters for n in a.factors if n not in names]
+    if unknown:
+        raise WeftError(f"an adapter has a module '{unknown[0]}' that the backbone lacks")
+    found: dict[str, tuple[nn.Linear, list[Factors | None]]] = {}
+    for name in names:
+        linear = model.get_submodule(name)
+        if not isinstance(linear, nn.Linear):
+            raise WeftError(f"the adapters' module '{name}' is not a linear one in the backbone")
+        factors = [adapter.factors.get(name) for adapter in adapters]
+        for one in factors:
+            if one is not None and one.shape.delta != tuple(linear.weight.shape):
+                raise WeftError(
+                    f"an adapter's module '{name}' has the shape {list(one.shape.delta)}, "
+                    f"the backbone's {list(linear.weight.shape)}"
+                )
+        found[name] = (linear, factors)
+    made: dict[str, nn.Module] = {}
+    for name, (linear, factors) in found.items():
+        parent, _, child = name.rpartition(".")
+        made[name] = make(linear, factors, name)
+        setattr(model.get_submodule(parent), child, made[name])
+    return made
+
+
+def _stacked(linear: nn.Linear, factors: Sequence[Factors | None]) -> tuple[Tensor, Tensor]:
+    """A [n, R, in] and scaling · B [n, out, R] in the linear's dtype; ranks filled up with zeros."""
+    rank = max(one.rank for one in factors if one is not None)
+    a = torch.zeros(len(factors), rank, linear.in_features)
+    b = torch.zeros(len(factors), linear.out_features, rank)
+    for row, one in enumerate(factors):
+        if one is not None:
+            a[row, : one.rank] = one.a
+            b[row, :, : one.rank] = one.scaling * one.b
+    return a.to(linear.weight), b.to(linear.weight)
+
+
+class _Frozen(nn.Module):
+    """The frozen weight, and buffers that are no part of a state dict."""
+
+    streams = 1
+
+    def __init__(self, linear: nn.Linear, factors: Sequence[Factors | None]) -> None:
+        super().__init__()
+        self.shared: int | None = None  # set while the input is no text's, but this stream's alone
+        self.weight, self.bias = linear.weight, linear.bias
+        a, b = _stacked(linear, factors)
+        self.register_buffer("a", a, persistent=False)
+        self.register_buffer("b", b, persistent=False)
+        self.a: Tensor
+        self.b: Tensor
+
+
+class StackedLinear(_Frozen):
+    """y_m = W x_m + bias + scaling_m B_m A_m x_m for the streams x = [x_1; …; x_n]."""
+
+    def __init__(self, linear: nn.Linear, factors: Sequence[Factors | None]) -> None:
+        super().__init__(linear, factors)
+        self.streams = len(factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n · batch, …, out] of [n · batch, …, in], streams one after the other."""
+        if self.shared is not None:
+            out = nn.functional.linear(x, self.weight, self.bias)
+            return out + x @ self.a[self.shared].T @ self.b[self.shared].T
+        rows = x.reshape(len(self.a), -1, x.shape[-1])
+        out = nn.functional.linear(rows, self.weight, self.bias)
+        out = torch.baddbmm(out, rows @ self.a.mT, self.b.mT)
+        return out.view(*x.shape[:-1], -1)
+
+
+class Scales:
+    """Each block's weights of the adapters, [batch, tokens, n] or None where all are off."""
+
+    def __init__(self) -> None:
+        self.of: Mapping[int, Tensor] = {}
+
+
+class MixedLinear(_Frozen):
+    """y = W x + bias + Σ_m s_m scaling_m B_m A_m x with weights s [batch, tokens, n]."""
+
+    def __init__(
+        self, linear: nn.Linear, factors: Sequence[Factors | None], block: int, scales: Scales
+    ) -> None:
+        super().__init__(linear, factors)
+        n, rank, inside = self.a.shape
+        self.a = self.a.reshape(n * rank, inside)
+        self.b = self.b.permute(1, 0, 2).reshape(len(self.weight), n * rank).contiguous()
+        self.rank, self.block, self.scales = rank, block, scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, tokens, out] of [batch, tokens, in]."""
+        out = nn.functional.linear(x, self.weight, self.bias)
+        scales = self.scales.of.get(self.block)
+        if scales is None:
+            return out
+        if self.shared is not None:
+            return out + x @ self.a.T @ self.b.T / (len(self.a) // self.rank)
+        narrow = (x @ self.a.T).unflatten(-1, (-1, self.rank))
+        # A block may compute its first token alone: [batch, 1, in] then.
+        narrow = (narrow * scales[:, : x.shape[1], :, None].to(x.dtype)).flatten(-2)
+        return out + narrow @ self.b.T
+
+
+def block_of(name: str, blocks: str) -> int:
+    """The number of the block that a module is in; -1 outside the list named `blocks`."""
+    if not name.startswith(blocks + "."):
+        return -1
+    return int(name[len(blocks) + 1 :].partition(".")[0])
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    """Detached copies of a module's trained tensors."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,66 @@
+"""Putting several adapters on one model.
+
+DeBERTa projects its relative positions with the very linears that adapters change.
+
+These positions belong to no text of the batch. Stacked streams project them once for each source,
+so that every stream sees its own; a mixture, which weighs adapters by token, gives them equal
+weights there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weft.adapters import Adapter
+from weft.integration.linears import MixedLinear, Scales, StackedLinear, block_of, put_on
+
+
+def stack(model: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Let the model run n streams, one for each adapter, as one batch [n · batch, …], in place."""
+    made = put_on(model, adapters, lambda linear, factors, _: StackedLinear(linear, factors))
+    _project_positions(model, made.values())
+
+
+def mix(model: nn.Module, adapters: Sequence[Adapter], blocks: str) -> Scales:
+    """Let the model run one stream with the adapters weighted by what is returned, in place;
+    `blocks` is the name of the model's list of blocks."""
+    scales = Scales()
+    made = put_on(
+        model,
+        adapters,
+        lambda linear, factors, name: MixedLinear(linear, factors, block_of(name, blocks), scales),
+    )
+    _project_positions(model, made.values())
+    return scales
+
+
+def _project_positions(model: nn.Module, made: Iterable[nn.Module]) -> None:
+    """Let every module of the model that biases attention by relative position do as said above;
+    a model without such modules stays as it is."""
+    linears = [one for one in made if isinstance(one, StackedLinear | MixedLinear)]
+    for module in model.modules():
+        bias = getattr(module, "disentangled_attention_bias", None)
+        if bias is not None:
+            own = [one for one in module.children() if one in linears]
+            module.disentangled_attention_bias = _by_stream(bias, own)  # type: ignore[assignment]
+
+
+def _by_stream(bias: Callable[..., Tensor], linears: list[Any]) -> Callable[..., Tensor]:
+    def biased(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        streams = max((one.streams for one in linears), default=1)
+        parts = []
+        for stream, (q, k) in enumerate(zip(query.chunk(streams), key.chunk(streams), strict=True)):
+            for one in linears:
+                one.shared = stream
+            try:
+                parts.append(bias(q, k, *args, **kwargs))
+            finally:
+                for one in linears:
+                    one.shared = None
+        return torch.cat(parts)
+
+    return biased
