@@ -268,7 +268,7 @@ def test_a_soup_of_longer_twins_shares_the_longer_branch(backbone: Path) -> None
         ({"headline": ["ndgc@1"]}, "headline"),
         ({"headline": ["ndcg@2"]}, "needs 2 in evaluate.at"),
         ({"evaluate": {"full": False, "at": [1, 5, 10]}}, "needs evaluate.full"),
-        ({"evaluate": {"split": "by_user"}}, "leave_one_out is"),
+        ({"evaluate": {"split": "by_month"}}, "leave_one_out and by_user are"),
         ({"branches": {"patience": 1}}, "need branches.validation"),
         ({"domains": [{"name": "home", "seeds": [3]}, "toys"]}, "seeds must differ"),
         ({"domains": ["../home", "toys"]}, "domains.0.name"),

@@ -29,7 +29,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise WeftError(f"{type(model).__name__} has no list of transformer blocks that weft can find")
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """Ends a forward pass at a block."""
 
     def __init__(self, hidden: Tensor) -> None:
@@ -79,13 +79,13 @@ class Blocks:
 
         def reached(index: int, hidden: Tensor) -> Tensor:
             if index == block:
-                raise _Reached(hidden)
+                raise _ReachedError(hidden)
             return hidden
 
         with torch.no_grad():
             try:
                 self.run(ids, mask, reached, before=before)
-            except _Reached as end:
+            except _ReachedError as end:
                 return end.hidden
         raise WeftError(f"the model has no block {block}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from weft.systems.recipe import Recipe
+    from weft.systems.recipe import Study
 
 Workers = Annotated[
     int | None,
@@ -23,7 +23,7 @@ def demo(
     """Weave four small generated domains, start to end, in a few minutes."""
     from importlib.resources import files
 
-    from weft.systems.recipe import load_recipe
+    from weft.systems.known import load_recipe
 
     recipe = load_recipe(Path(str(files("weft") / "recipes" / "demo.yaml")))
     _run(recipe, out, None, workers, None)
@@ -48,13 +48,13 @@ def run(
     ] = None,
 ) -> None:
     """Run a recipe; stages that are done already are not done again."""
-    from weft.systems.recipe import load_recipe
+    from weft.systems.known import load_recipe
 
     _run(load_recipe(recipe), out or Path("runs") / recipe.stem, data, workers, device)
 
 
 def _run(
-    recipe: Recipe, out: Path, data: Path | None, workers: int | None, device: str | None
+    recipe: Study, out: Path, data: Path | None, workers: int | None, device: str | None
 ) -> None:
     from weft.artifacts.atomic import check_folder
     from weft.backbones.load import check_device

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from weft.data.domain import Domain, Examples
 from weft.data.draws import mix, uniform, user_keys
@@ -17,7 +17,7 @@ from weft.errors import WeftError
 
 
 class UserSplit(BaseModel):
-    """A split of users, as a recipe says it; `by_user` alone is short for the defaults."""
+    """A split of users, as a recipe says it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,11 +30,6 @@ class UserSplit(BaseModel):
     )
     seed: int = 0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: object) -> object:
-        return {} if value == "by_user" else value
-
     @model_validator(mode="after")
     def _positive(self) -> UserSplit:
         if min(self.ratios) < 0 or self.ratios[0] <= 0:
@@ -46,7 +41,15 @@ class UserSplit(BaseModel):
         return f"by_user {ratios}, {self.targets} targets, seed {self.seed}"
 
 
-SplitSettings = Literal["leave_one_out"] | UserSplit
+def _known(value: object) -> object:
+    if value == "by_user":
+        return UserSplit()
+    if isinstance(value, str) and value != "leave_one_out":
+        raise ValueError(f"'{value}' is not known; leave_one_out and by_user are")
+    return value
+
+
+SplitSettings = Annotated[Literal["leave_one_out"] | UserSplit, BeforeValidator(_known)]
 """What `evaluate: split` of a recipe may say."""
 
 
@@ -60,11 +63,11 @@ class Split:
     test: Examples
 
 
-def make_split(domain: Domain, settings: SplitSettings | Mapping[str, Any]) -> Split:
+def make_split(domain: Domain, settings: str | UserSplit | Mapping[str, Any]) -> Split:
     """The split that a recipe's `evaluate: split` says, also as plain JSON."""
     if settings == "leave_one_out":
         return leave_one_out(domain)
-    said = UserSplit.model_validate(settings)
+    said = UserSplit() if settings == "by_user" else UserSplit.model_validate(settings)
     shares = [ratio / sum(said.ratios) for ratio in said.ratios]
     return split_by_user(domain, (shares[0], shares[1], shares[2]), said.seed, said.targets)
 

@@ -57,7 +57,5 @@ def joined(parts: Sequence[Tensor], tokens: int) -> Tensor:
     """
     width = max(part.shape[2] for part in parts)
     tokens = tokens if width > 1 else 1
-    padded = [
-        torch.nn.functional.pad(part, (0, 0, 0, tokens - part.shape[2])) for part in parts
-    ]
+    padded = [torch.nn.functional.pad(part, (0, 0, 0, tokens - part.shape[2])) for part in parts]
     return torch.cat(padded, dim=1)

@@ -123,10 +123,11 @@ class MixedLinear(_Frozen):
             return out
         if self.shared is not None:
             return out + x @ self.a.T @ self.b.T / (len(self.a) // self.rank)
-        narrow = (x @ self.a.T).unflatten(-1, (-1, self.rank))
+        narrow = (x @ self.a.T).view(*x.shape[:-1], -1, self.rank)
         # A block may compute its first token alone: [batch, 1, in] then.
-        narrow = (narrow * scales[:, : x.shape[1], :, None].to(x.dtype)).flatten(-2)
-        return out + narrow @ self.b.T
+        weighted = (narrow * scales[:, : x.shape[1], :, None].to(x.dtype)).flatten(-2)
+        mixed: Tensor = out + weighted @ self.b.T
+        return mixed
 
 
 def block_of(name: str, blocks: str) -> int:

@@ -232,7 +232,8 @@ class CrossEncoder:
         out = np.empty((len(histories), width), dtype=np.float32)
         step = max(1, 4096 // max(1, width))  # users whose prompts are held at once
         for first in range(0, len(histories), step):
-            rows, places = [], []
+            rows: list[NDArray[np.int32]] = []
+            places: list[NDArray[np.int64]] = []
             for user in range(first, min(first + step, len(histories))):
                 asked = every if candidates is None else np.asarray(candidates[user])
                 items, place = np.unique(tokens.text[asked], return_inverse=True)

@@ -106,9 +106,7 @@ def load_recommender(
     folder = Path(path)
     if is_integrator(folder):
         other = Path(items) if items is not None else None
-        return LoadedRecommender(
-            load_integrated(folder, other, precision=precision, device=device)
-        )
+        return LoadedRecommender(load_integrated(folder, other, precision=precision, device=device))
     adapter = load_adapter(folder)
     said = adapter.manifest.get("recommender")
     if not isinstance(said, dict):

@@ -1,8 +1,8 @@
 """A trained integrator as a folder, which names its adapters by hash.
 
-    integrator.json            kind and settings, backbone, recommender, adapters by hash
-    integrator.safetensors     what was trained: integrator and head
-    adapters/<hash>/           each adapter, a PEFT folder as any other
+integrator.json            kind and settings, backbone, recommender, adapters by hash
+integrator.safetensors     what was trained: integrator and head
+adapters/<hash>/           each adapter, a PEFT folder as any other
 """
 
 from __future__ import annotations

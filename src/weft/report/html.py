@@ -20,7 +20,7 @@ from weft.report.html_tables import (
     seeds_table,
     time_table,
 )
-from weft.report.model import DomainReport, RunReport, UserCase
+from weft.report.model import DomainReport, RunReport, Table, UserCase
 
 # No request can leave the page, whatever a title holds.
 _POLICY = (
@@ -64,6 +64,7 @@ def html_page(report: RunReport) -> str:
             _header(report),
             _section(overview(report)),
             *(_section(_domain(domain, report)) for domain in report.domains),
+            *(_section(_extra(one)) for one in report.tables),
             _section(figures),
             _section(_users(report)),
             _section(_notes(report)),
@@ -103,6 +104,13 @@ def _domain(domain: DomainReport, report: RunReport) -> str:
         + (_fold("Spread over seeds", seeds) if seeds else "")
         + _fold("Protocol", protocol_table(domain))
     )
+
+
+def _extra(one: Table) -> str:
+    about = f"<p class='protocol'>{esc(one.about)}</p>" if one.about else ""
+    rows = [[esc(cell) for cell in row] for row in one.rows]
+    table = plain_table(tuple(esc(name) for name in one.header), rows)
+    return f"<h2>{esc(one.title)}</h2>{about}{table}"
 
 
 def _fold(title: str, content: str) -> str:

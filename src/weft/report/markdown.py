@@ -17,7 +17,7 @@ from weft.report.format import (
     signed,
     spent,
 )
-from weft.report.model import Contrast, DomainReport, Row, RunReport, UserCase, Versus
+from weft.report.model import Contrast, DomainReport, Row, RunReport, Table, UserCase, Versus
 
 
 def render_markdown(report: RunReport) -> str:
@@ -26,6 +26,7 @@ def render_markdown(report: RunReport) -> str:
     if report.summary:
         parts.append(text(report.summary))
     parts += [_domain(domain, report.featured) for domain in report.domains]
+    parts += [_extra(one) for one in report.tables]
     if report.users:
         parts += ["## What is suggested", *(_user(case) for case in report.users)]
     if report.notes:
@@ -61,6 +62,12 @@ def _domain(domain: DomainReport, featured: str) -> str:
     if sentence := seeds_verdict(domain, featured):
         parts.append(text(sentence))
     return "\n\n".join(parts)
+
+
+def _extra(one: Table) -> str:
+    rows = [[text(cell) for cell in row] for row in one.rows]
+    parts = [f"## {text(one.title)}", _table([text(name) for name in one.header], rows)]
+    return "\n\n".join([*parts, text(one.about)] if one.about else parts)
 
 
 def _contrast(one: Contrast, metrics: tuple[str, ...]) -> list[str]:

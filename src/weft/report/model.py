@@ -87,6 +87,15 @@ class DomainReport(_Value):
         return next((row for row in self.rows if row.name == name), None)
 
 
+class Table(_Value):
+    """What a study found beside its rows: costs, a matrix, a curve in numbers; cells are text."""
+
+    title: str
+    about: str = ""  # how to read it, in a sentence or two
+    header: list[str]
+    rows: list[list[str]]
+
+
 class UserCase(_Value):
     """One user: history (oldest first), target, and what each row suggests, best first."""
 
@@ -123,6 +132,7 @@ class RunReport(_Value):
     branches: dict[str, Branch] = {}  # what each learning curve is of, by the same name
     validation_metric: str = "NDCG@10"  # what the third number of a curve's point is
     users: list[UserCase] = []
+    tables: list[Table] = []
     notes: list[str] = []
     timings: dict[str, float] = {}
 

@@ -22,6 +22,7 @@ from weft.report.format import (
     spent_line,
 )
 from weft.report.model import DomainReport, Estimate, Row, RunReport, UserCase, Versus
+from weft.report.model import Table as Extra
 
 WIDE = 104  # columns from which on suggestions stand side by side
 HISTORY, SUGGESTED = 4, 3  # titles shown of a user
@@ -37,6 +38,8 @@ def render_terminal(report: RunReport, console: Console | None = None) -> None:
         console.print(_domain(domain, report.featured, console.width))
     if report.domains:
         console.print(Text(f"\n{_legend(report)}", "dim"))
+    for one in report.tables:
+        console.print(_extra(one))
     for number_of, case in enumerate(report.users, start=1):
         console.print(_user(case, number_of, console.width))
     for place, note in enumerate(report.notes):
@@ -89,6 +92,16 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     if sentence := seeds_verdict(domain, featured):
         parts.append(Text(sentence))
     return Group(*parts)
+
+
+def _extra(one: Extra) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for place, name in enumerate(one.header):
+        table.add_column(plain(name), justify="right" if place else "left", overflow="fold")
+    for row in one.rows:
+        table.add_row(*(plain(cell) for cell in row))
+    parts: list[RenderableType] = [Text(f"\n{plain(one.title)}", "bold"), table]
+    return Group(*parts, *([Text(plain(one.about), "dim")] if one.about else []))
 
 
 def _cell(row: Row, metric: str, wide: bool) -> Text:

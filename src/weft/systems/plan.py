@@ -15,7 +15,7 @@ from weft.artifacts.stages import Stage
 from weft.backbones.load import dtype_of, find_backbone
 from weft.errors import WeftError
 from weft.recommenders.kinds import AnySettings
-from weft.systems.recipe import Recipe
+from weft.systems.recipe import Branches, Study
 from weft.systems.steps import branch_seed, evaluate_recommender, get_domain, train_branch
 from weft.training.batches import seed_of
 
@@ -27,7 +27,7 @@ Rows = Mapping[str, tuple[str, Stage | None]]
 class Plan:
     """A recipe bound to its data folder, backbone and device."""
 
-    recipe: Recipe
+    recipe: Study
     data: Path | None
     device: str
 
@@ -67,14 +67,25 @@ class Plan:
         settings |= {"mall": None, "hashes": hashes}
         return Stage(get_domain, settings, {}, f"domain {name}", places={"path": str(folder)})
 
-    def branch(self, names: list[str], seed: int, *, longer: int = 1, twin: int = 0) -> Stage:
-        """One LoRA branch on these domains' examples.
+    def branch(
+        self,
+        names: list[str],
+        seed: int,
+        *,
+        longer: int = 1,
+        twin: int = 0,
+        how: Branches | None = None,
+        draw: int | None = None,
+        said: str = "",
+    ) -> Stage:
+        """One LoRA branch on these domains' examples, trained as the recipe's branches or as `how`.
 
-        The LoRA start and the drawn examples depend on `seed` alone; batches and dropout also on
-        the set of domains and the `twin` number.
+        The LoRA start and the drawn examples depend on `seed` alone, with `draw` the examples on
+        that instead; batches and dropout also on the set of domains and the `twin` number. `said`
+        is added to the label.
         """
         names = [name for name in self.domains if name in names]  # one order whoever asks
-        branches = self.recipe.branches
+        branches = how or self.recipe.branches
         kind = "+".join(names)
         settings = {
             **self.scoring,
@@ -88,10 +99,10 @@ class Plan:
             if branches.validation
             else None,
             "init_seed": seed_of(seed, "lora"),
-            "data_seed": seed_of(seed, "data"),
+            "data_seed": seed_of(seed, "data") if draw is None else draw,
             "seed": branch_seed(seed, names, twin),
         }
-        extra = (f" ×{longer}" if longer > 1 else "") + (f" twin {twin}" if twin else "")
+        extra = (f" ×{longer}" if longer > 1 else "") + (f" twin {twin}" if twin else "") + said
         label = f"train {kind}{extra}, seed {seed}"
         parents = {f"domain{i}": self.domains[name] for i, name in enumerate(names)}
         return Stage(train_branch, settings, parents, label, {"aside": branches.aside()})
@@ -111,9 +122,10 @@ class Plan:
         floor: str = "",
         seed: int | None = None,
         scorer: AnySettings | None = None,
+        more: Mapping[str, Stage] | None = None,
     ) -> Stage:
         """The ranks of one recommender on one target's test users; `scorer` are other settings
-        than the recipe's for how it scores."""
+        than the recipe's for how it scores, `more` are further parents."""
         settings: dict[str, Any] = {
             "evaluate": self.recipe.evaluate.model_dump(mode="json"),
             "floor": floor,
@@ -127,6 +139,7 @@ class Plan:
         parents = {"domain": self.domains[target]}
         if adapter is not None:
             parents["adapter"] = adapter
+        parents |= more or {}
         label = f"evaluate {row} on {target}" + ("" if seed is None else f", seed {seed}")
         return Stage(evaluate_recommender, settings, parents, label)
 

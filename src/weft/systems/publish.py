@@ -12,8 +12,9 @@ from weft.adapters import load_adapter
 from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.stages import Stage
 from weft.recommenders.folder import save_recommender
+from weft.recommenders.integrator_folder import is_integrator, load_integrator, save_integrator
 from weft.systems.plan import Plan
-from weft.systems.steps import domain_in
+from weft.systems.steps import INTEGRATOR, domain_in
 
 PUBLISHED = "stages/published.json"
 
@@ -49,9 +50,14 @@ def publish(measured: Iterable[Measured], plan: Plan, run: Path) -> None:
                 shutil.copytree(stage.folder(run) / "result", folder, dirs_exist_ok=True)
         if one.published and one.adapter is not None:
             domain = domain_in(plan.domains[one.target].folder(run))
-            adapter = load_adapter(one.adapter.folder(run) / "adapter")
+            made = one.adapter.folder(run)
             place = run / "recommenders" / one.target / one.name
             kept.add(place)
+            if is_integrator(made / INTEGRATOR):
+                trained = load_integrator(made / INTEGRATOR)
+                save_integrator(trained, domain.items, place, replace=True)
+                continue
+            adapter = load_adapter(made / "adapter")
             save_recommender(adapter, domain.items, place, replace=True)
     said = run / PUBLISHED
     before = read_json(said) if said.is_file() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -153,24 +153,19 @@ class MergeSpec(Merging):
         return [{"method": one} if isinstance(one, str) else one for one in value]
 
 
-class Recipe(_Block):
-    """A whole study, short enough to read aloud."""
+class Study(_Block):
+    """What the recipes of every system say."""
 
     name: str = ""
-    system: Literal["weaverec"] = "weaverec"
+    system: str
     backbone: str = "minilm"
     precision: Precision = "auto"
     recommender: RecommenderSettings = BiEncoderSettings()
     domains: tuple[DomainSpec, ...] = Field(min_length=2)
     mall: Mall | None = None
     branches: Branches = Branches()
-    merge: MergeSpec = MergeSpec()
-    controls: tuple[Control, ...] = ("matched", "sources", "naive", "all_data", "soup", "factors")
     evaluate: EvaluationSettings = EvaluationSettings()
     headline: tuple[str, ...] = ("ndcg@1", "ndcg@5", "full/recall@10")
-    rankers: tuple[dict[str, Any], ...] = Field(
-        default=(), description="changes of `recommender` that score the same weights in more rows"
-    )
     show_users: int = Field(default=0, ge=0, description="users whose suggestions are shown")
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -193,7 +188,7 @@ class Recipe(_Block):
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
+    def _fits(self) -> Self:
         """What would otherwise come out only after hours of training."""
         evaluate, branches = self.evaluate, self.branches
         if self.recommender.kind == "bi_encoder" and branches.batch < 2:
@@ -205,11 +200,6 @@ class Recipe(_Block):
                 "this recommender ranks given candidates only: set evaluate.full: false, and no "
                 "show_users"
             )
-        for changes in self.rankers:
-            self.ranker(changes)
-        learned = [one for one in (self.merge, *self.merge.beside) if one.weights == "adamerging"]
-        if learned and self.recommender.kind != "listwise":
-            raise ValueError("merge: weights: adamerging needs a listwise recommender")
         for name in self.headline:
             whole, _, k = parse_metric(name)
             if k not in evaluate.at:
@@ -223,6 +213,36 @@ class Recipe(_Block):
         for spec in self.domains:
             if len({self.seed, *spec.seeds}) < len(spec.seeds) + 1:
                 raise ValueError(f"domain '{spec.name}': seeds must differ, also from seed")
+        return self
+
+    @field_validator("domains")
+    @classmethod
+    def _distinct(cls, value: tuple[DomainSpec, ...]) -> tuple[DomainSpec, ...]:
+        names = [one.name for one in value]
+        if len(set(names)) < len(names):
+            raise ValueError("every domain needs a name of its own")
+        if not any(one.target for one in value):
+            raise ValueError("at least one domain must be a target")
+        return value
+
+
+class Recipe(Study):
+    """A WeaveRec study, short enough to read aloud."""
+
+    system: Literal["weaverec"] = "weaverec"
+    merge: MergeSpec = MergeSpec()
+    controls: tuple[Control, ...] = ("matched", "sources", "naive", "all_data", "soup", "factors")
+    rankers: tuple[dict[str, Any], ...] = Field(
+        default=(), description="changes of `recommender` that score the same weights in more rows"
+    )
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        for changes in self.rankers:
+            self.ranker(changes)
+        learned = [one for one in (self.merge, *self.merge.beside) if one.weights == "adamerging"]
+        if learned and self.recommender.kind != "listwise":
+            raise ValueError("merge: weights: adamerging needs a listwise recommender")
         return self
 
     def ranker(self, changes: Mapping[str, Any]) -> AnySettings:
@@ -239,21 +259,6 @@ class Recipe(_Block):
             raise ValueError(f"rankers: {dict(changes)} can't rank a catalogue (evaluate.full)")
         return made
 
-    @field_validator("domains")
-    @classmethod
-    def _distinct(cls, value: tuple[DomainSpec, ...]) -> tuple[DomainSpec, ...]:
-        names = [one.name for one in value]
-        if len(set(names)) < len(names):
-            raise ValueError("every domain needs a name of its own")
-        if not any(one.target for one in value):
-            raise ValueError("at least one domain must be a target")
-        return value
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; what is wrong with it is one sentence that names file and field."""
-    return read_settings(path, Recipe)
-
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -261,6 +266,15 @@ S = TypeVar("S", bound=BaseModel)
 def read_settings(path: Path, model: type[S]) -> S:
     """The settings of a YAML file, its name being the file's unless it says one; what is wrong is
     one sentence that names file and field."""
+    values = {"name": Path(path).stem} | read_yaml(path)
+    try:
+        return checked(model, values)
+    except WeftError as error:
+        raise WeftError(f"{path}: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; a file without one is a `WeftError`."""
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:
@@ -272,8 +286,4 @@ def read_settings(path: Path, model: type[S]) -> S:
         raise WeftError(f"{path} is not valid YAML: {said}") from None
     if not isinstance(values, dict):
         raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
-    values.setdefault("name", Path(path).stem)
-    try:
-        return checked(model, values)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
+    return values

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,75 +20,32 @@ from weft.evaluation.result import Result
 from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
-from weft.report.model import REPORT, Branch, Curve, DomainReport, RunReport, UserCase
+from weft.report.model import REPORT, DomainReport, RunReport, UserCase
+from weft.systems.known import system_of
 from weft.systems.plan import Plan, default_device
 from weft.systems.publish import Measured, publish
-from weft.systems.recipe import Recipe
+from weft.systems.recipe import Study
+from weft.systems.said import collapsed, counted, curve_of
 from weft.systems.steps import (
-    COUNTS,
     CURVE,
     SUGGESTIONS,
-    branch_seed,
     domain_in,
     shown_users,
 )
-from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
+from weft.systems.study import System
 
+ACTIVATIONS = Path("scratch") / "activations"
 STATE, HTML, MARKDOWN = "run.json", "report.html", "report.md"
 REPORT_FORMAT = 2  # raised when reports say more or otherwise: finished runs are then reported anew
 
 
-def measured_rows(recipe: Recipe, plan: Plan) -> list[Measured]:
+def measured_rows(recipe: Study, plan: Plan) -> list[Measured]:
     """Every row of every target's table, floors first."""
-    out: list[Measured] = []
-    woven = WeaveRec(plan, recipe.seed)
-    for spec in recipe.domains:
-        if not spec.target:
-            continue
-        target = spec.name
-        again = [WeaveRec(plan, seed).again(target) for seed in spec.seeds]
-        floor = plan.evaluation(target, "popularity", None, "popularity")
-        zero = plan.evaluation(target, "zero-shot", None)
-        out.append(Measured(target, "popularity", "most bought first; not learned", None, [floor]))
-        out.append(Measured(target, "zero-shot", "the backbone, untrained", None, [zero]))
-        out.extend(_ranked_otherwise(recipe, plan, target, "zero-shot", None))
-        for row, (about, adapter) in woven.rows(target).items():
-            repeated = [rows[row][1] for rows in again if row in rows]
-            seeds = spec.seeds if repeated else ()
-            evaluations = [
-                plan.evaluation(target, row, stage, seed=seed)
-                for seed, stage in zip((recipe.seed, *seeds), [adapter, *repeated], strict=True)
-            ]
-            published = row in (BASELINE, FEATURED)
-            out.append(Measured(target, row, about, adapter, evaluations, seeds, published))
-            if row == FEATURED:
-                out.extend(_ranked_otherwise(recipe, plan, target, row, adapter))
-    return out
-
-
-def _ranked_otherwise(
-    recipe: Recipe, plan: Plan, target: str, row: str, adapter: Stage | None
-) -> Iterator[Measured]:
-    """A row for each of the recipe's `rankers`: the same weights, asked in another way.
-
-    One of another kind asks the backbone only: adapters were trained on the recipe's own prompt.
-    """
-    for changes in recipe.rankers:
-        scorer = recipe.ranker(changes)
-        if adapter is not None and scorer.kind != recipe.recommender.kind:
-            continue
-        said = ", ".join(
-            k if v is True else str(v) if k in ("kind", "ranker") else f"{k} {v}"
-            for k, v in changes.items()
-        )
-        stage = plan.evaluation(target, f"{row} ({said})", adapter, scorer=scorer)
-        yield Measured(
-            target, f"{row} ({said})", f"the same weights, asked {said}", adapter, [stage]
-        )
+    return system_of(plan).measured()
 
 
 def run(
-    recipe: Recipe,
+    recipe: Study,
     folder: Path,
     *,
     data: Path | None = None,
@@ -111,8 +69,9 @@ def run(
     threads = 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // workers)
     folder = Path(folder)
     plan = Plan(recipe, data, device)
-    measured = measured_rows(recipe, plan)
-    stages = [stage for one in measured for stage in one.evaluations]
+    system = system_of(plan)
+    measured = system.measured()
+    stages = [*(stage for one in measured for stage in one.evaluations), *system.further()]
     key = hash_json(
         [REPORT_FORMAT, recipe.model_dump(mode="json"), [stage.key for stage in stages]]
     )
@@ -124,6 +83,7 @@ def run(
         if planned is not None:
             planned(len(todo))
         run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
+        shutil.rmtree(folder / ACTIVATIONS, ignore_errors=True)  # nothing will ask for them again
         report = build_report(recipe, measured, plan, folder, _timings(stages, folder))
         publish(measured, plan, folder)
         report.save(folder)
@@ -167,7 +127,7 @@ def _timings(stages: list[Stage], folder: Path) -> dict[str, float]:
 
 
 def build_report(
-    recipe: Recipe,
+    recipe: Study,
     measured: list[Measured],
     plan: Plan,
     run_folder: Path,
@@ -176,15 +136,16 @@ def build_report(
     """The report out of finished stages."""
     targets = list(dict.fromkeys(one.target for one in measured))
     domains = {name: domain_in(plan.domains[name].folder(run_folder)) for name in targets}
+    system = system_of(plan)
     trained = _trained(measured, run_folder)
     return RunReport(
         title=recipe.name or "weft run",
-        system="WeaveRec",
-        summary=_summary(recipe, domains),
-        featured=FEATURED,
-        domains=[_table(recipe, measured, target, run_folder) for target in targets],
-        learning_curves={label: _curve(stage, run_folder) for label, stage in trained.items()},
-        branches={label: _branch(stage, recipe) for label, stage in trained.items()},
+        system=system.title,
+        summary=_summary(recipe, domains, system),
+        featured=system.featured,
+        domains=[_table(recipe, measured, target, run_folder, system) for target in targets],
+        learning_curves={label: curve_of(stage, run_folder) for label, stage in trained.items()},
+        branches={label: system.branch(stage) for label, stage in trained.items()},
         validation_metric="NDCG@10 "
         + ("among candidates" if recipe.evaluate.candidates else "of all"),
         users=[
@@ -192,25 +153,22 @@ def build_report(
             for place, (target, domain) in enumerate(domains.items())
             for case in _users(recipe, measured, target, domain, run_folder, place, len(domains))
         ],
+        tables=system.tables(run_folder, timings),
         notes=[
             *recipe.notes,
-            *_collapsed(measured, trained, run_folder),
-            *_counted(measured, run_folder),
+            *collapsed(measured, trained, run_folder),
+            *counted(measured, system.featured, run_folder),
+            *system.notes(run_folder),
         ],
         timings=timings,
     )
 
 
-def _summary(recipe: Recipe, domains: dict[str, Domain]) -> str:
-    branches = recipe.branches
+def _summary(recipe: Study, domains: dict[str, Domain], system: System) -> str:
     seeds = {s.name: len(s.seeds) + 1 for s in recipe.domains if s.seeds}
-    training = (
-        f"{branches.examples:,} examples per domain × {branches.epochs} epoch{'s' * (branches.epochs > 1)}, batch"
-        f" {branches.batch}, LoRA rank {branches.lora.rank}"
-    )
     words = [
         f"{len(recipe.domains)} domains, {len(domains)} of them targets.",
-        f"Backbone {recipe.backbone}; {training}; seed {recipe.seed}.",
+        f"Backbone {recipe.backbone}; {system.said()}; seed {recipe.seed}.",
     ]
     for name, count in seeds.items():
         words.append(f"{name} is run with {count} seeds.")
@@ -219,7 +177,9 @@ def _summary(recipe: Recipe, domains: dict[str, Domain]) -> str:
     return " ".join(words)
 
 
-def _table(recipe: Recipe, measured: list[Measured], target: str, run_folder: Path) -> DomainReport:
+def _table(
+    recipe: Study, measured: list[Measured], target: str, run_folder: Path, system: System
+) -> DomainReport:
     rows = [one for one in measured if one.target == target]
     results: dict[str, Result | list[Result]] = {}
     for one in rows:
@@ -227,10 +187,10 @@ def _table(recipe: Recipe, measured: list[Measured], target: str, run_folder: Pa
         results[one.row] = loaded[0] if len(loaded) == 1 else loaded
     return domain_report(
         results,
-        BASELINE,
+        system.baseline,
         about={one.row: one.about for one in rows},
         headline=recipe.headline,
-        contrasts=CONTRASTS,
+        contrasts=system.contrasts,
     )
 
 
@@ -246,70 +206,8 @@ def _trained(measured: list[Measured], run_folder: Path) -> dict[str, Stage]:
     return found
 
 
-def _collapsed(
-    measured: list[Measured], trained: Mapping[str, Stage], run_folder: Path
-) -> Iterator[str]:
-    """A sentence for every branch that ended no better than guessing among its batch."""
-    for label, stage in trained.items():
-        if stage.settings["recommender"]["kind"] != "bi_encoder":
-            continue  # others don't guess among a batch
-        batch = stage.settings["train"]["batch"]
-        last = [loss for _, loss, _ in _curve(stage, run_folder) if loss is not None][-5:]
-        end, guessing = float(np.mean(last or [0.0])), float(np.log(batch))
-        if end < 0.99 * guessing:
-            continue
-        rows = [
-            f"{one.row} on {one.target}"
-            for one in measured
-            if any(stage.key in {s.key for s in reached([e])} for e in one.evaluations)
-        ]
-        yield (
-            f"The branch '{label.removeprefix('train ')}' collapsed: its loss ended at "
-            f"{end:.2f}, that of guessing among a batch of {batch} ({guessing:.2f}). "
-            f"It is part of: {', '.join(rows)}; read these with that in mind."
-        )
-
-
-def _counted(measured: list[Measured], run_folder: Path) -> Iterator[str]:
-    """What language models' prompts and answers came to, where it is worth a sentence."""
-    for one in measured:
-        path = one.evaluations[0].folder(run_folder) / COUNTS
-        counts = read_json(path) if path.is_file() else {}
-        where = f"{one.row} on {one.target}"
-        if (answers := counts.get("answers", 0)) > 0:
-            lost, written = counts["answers without a candidate"], counts["titles written"]
-            wrong = counts["titles that are no candidate"]
-            yield (
-                f"{where}: {lost / answers:.1%} of {answers:,} answers named no candidate, and "
-                f"{wrong / max(1, written):.1%} of {written:,} titles written were none."
-            )
-        elif counts.get("prompts with a history cut", 0) and one.row == FEATURED:
-            cut = counts["prompts with a history cut"] / counts["prompts"]
-            yield f"{where}: {cut:.1%} of the histories were cut to fit the prompt."
-
-
-def _curve(stage: Stage, run_folder: Path) -> Curve:
-    points = read_json(stage.folder(run_folder) / CURVE)
-    return [(int(step), loss, value) for step, loss, value in points]
-
-
-def _branch(stage: Stage, recipe: Recipe) -> Branch:
-    """What kind of branch it is; target-only and hybrids of the recipe's own seed are shown."""
-    domains = [parent.settings["name"] for parent in stage.parents.values()]
-    seeds = {recipe.seed, *(seed for spec in recipe.domains for seed in spec.seeds)}
-    if stage.settings["seed"] not in {branch_seed(seed, domains) for seed in seeds}:
-        return Branch(domains=domains, kind="soup's twins", shown=False)
-    if stage.settings["train"]["epochs"] > recipe.branches.epochs:
-        kind = f"{BASELINE}, longer"
-    else:
-        kind = {1: BASELINE, 2: "hybrid"}.get(len(domains), "all-data")
-    if stage.settings["seed"] != branch_seed(recipe.seed, domains):
-        return Branch(domains=domains, kind=f"{kind}, more seeds", shown=False)
-    return Branch(domains=domains, kind=kind, shown=kind in (BASELINE, "hybrid"))
-
-
 def _users(
-    recipe: Recipe,
+    recipe: Study,
     measured: list[Measured],
     target: str,
     domain: Domain,
@@ -330,7 +228,7 @@ def _users(
     said = {
         one.row: read_json(one.evaluations[0].folder(run_folder) / SUGGESTIONS)
         for one in measured
-        if one.target == target and one.row in (BASELINE, FEATURED)
+        if one.target == target and one.published
     }
     for user, history, item in zip(
         shown.user_ids(), shown.histories(), shown.targets.tolist(), strict=True

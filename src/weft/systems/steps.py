@@ -27,6 +27,11 @@ from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
 from weft.recommenders.cross_encoder import CrossEncoder, whole_modules
+from weft.recommenders.integrator_folder import (
+    integrated_recommender,
+    is_integrator,
+    load_integrator,
+)
 from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 from weft.recommenders.popularity import Popularity
 from weft.recommenders.prompted import Prompted
@@ -34,7 +39,9 @@ from weft.recommenders.protocol import Recommender
 from weft.training import TrainSettings, train
 from weft.training.batches import seed_of
 
+CHOICE = "choice.json"  # which of several adapters were taken, and what they were measured at
 CURVE, SUGGESTIONS, WEIGHTS = "curve.json", "suggestions.json", "weights.json"
+INTEGRATOR = "integrator"  # the folder of a trained integrator in its stage's
 COUNTS = "counts.json"  # what happened to prompts and answers of a language model
 
 
@@ -95,7 +102,7 @@ def train_branch(task: Task) -> None:
         start=f"{backbone.fingerprint} {said['init_seed']}",
         checkpoints=task.scratch,
         logs=task.out / "trackers" if settings.trackers else None,
-        validate=_validator(task, recommender, splits),
+        validate=validator(task, recommender, splits),
         report=lambda step, steps, _: task.say(
             step * settings.batch * settings.accumulate,
             steps * settings.batch * settings.accumulate,
@@ -117,7 +124,7 @@ def train_branch(task: Task) -> None:
     write_json(task.out / CURVE, outcome.curve)
 
 
-def _validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> Any:
+def validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> Any:
     """Mean over the domains of NDCG@10 on some validation users; None if none are asked for."""
     if task.settings["validation"] is None:
         return None
@@ -155,8 +162,12 @@ def merge_branches(task: Task) -> None:
 
 
 def adapters_in(task: Task) -> list[Adapter]:
-    """The adapters of the parents `part0`, `part1`, …"""
-    return [load_adapter(folder / "adapter") for folder in task.parent_list("part")]
+    """The adapters of the parents `part0`, `part1`, …, or those that a parent `choice` chose, in its
+    order."""
+    folders = task.parent_list("part")
+    if "choice" in task.parents:
+        folders = [folders[i] for i in read_json(task.parents["choice"] / CHOICE)["chosen"]]
+    return [load_adapter(folder / "adapter") for folder in folders]
 
 
 def _merged(task: Task, parts: list[Adapter], weights: Any) -> Adapter:
@@ -190,17 +201,14 @@ def tune_weights(task: Task) -> None:
 def evaluate_recommender(task: Task) -> None:
     """Ranks of one recommender on one domain's test users, and what it suggests to a few.
 
-    `floor: popularity` needs no weights; without an `adapter` parent it is the zero-shot backbone.
+    `floor: popularity` needs no weights. An `adapter` parent holds an adapter or an integrator; with
+    a `choice` parent it is the best of what was chosen, and without either the zero-shot backbone.
     """
     said = task.settings
     domain = domain_in(task.parents["domain"])
     split = make_split(domain, said["evaluate"]["split"])
     scorer: Recommender
-    if said["floor"] == "popularity":
-        scorer = Popularity.of(split.train)
-    else:
-        folder = task.parents.get("adapter")
-        scorer = recommender_of(task, domain, load_adapter(folder / "adapter") if folder else None)
+    scorer = Popularity.of(split.train) if said["floor"] == "popularity" else _scorer(task, domain)
     settings = EvaluationSettings.model_validate(said["evaluate"])
     evaluate(
         scorer,
@@ -212,6 +220,23 @@ def evaluate_recommender(task: Task) -> None:
     if isinstance(scorer, Prompted):
         write_json(task.out / COUNTS, dict(scorer.counts))
     write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
+
+
+def _scorer(task: Task, domain: Domain) -> Recommender:
+    folder = task.parents.get("adapter")
+    if folder is not None and is_integrator(folder / INTEGRATOR):
+        said = task.settings
+        return integrated_recommender(
+            load_integrator(folder / INTEGRATOR),
+            domain.items,
+            precision=said["precision"],
+            device=said["device"],
+        )
+    if folder is not None:
+        return recommender_of(task, domain, load_adapter(folder / "adapter"))
+    if "choice" in task.parents:
+        return recommender_of(task, domain, adapters_in(task)[0])
+    return recommender_of(task, domain, None)
 
 
 def shown_users(test: Examples, count: int) -> Examples:

@@ -17,7 +17,7 @@ from weft.errors import WeftError
 from weft.merging.methods import make_method, method_options
 from weft.systems.learned import learn_merge_weights
 from weft.systems.plan import Plan, Rows
-from weft.systems.recipe import Merging
+from weft.systems.recipe import Merging, Recipe
 from weft.systems.steps import merge_branches, tune_weights
 from weft.training.batches import seed_of
 
@@ -40,6 +40,11 @@ class WeaveRec:
     plan: Plan
     seed: int
 
+    @property
+    def recipe(self) -> Recipe:
+        assert isinstance(self.plan.recipe, Recipe)
+        return self.plan.recipe
+
     def target_branch(self, target: str, *, longer: int = 1, twin: int = 0) -> Stage:
         """θ_0: LoRA on the target alone."""
         return self.plan.branch([target], self.seed, longer=longer, twin=twin)
@@ -59,15 +64,18 @@ class WeaveRec:
 
     def weave(self, target: str) -> Stage:
         """θ = Σ λ_i θ_i over the target branch and every hybrid."""
-        return self._merge(target, self.hybrids(target), self.plan.recipe.merge)
+        return self._merge(target, self.hybrids(target), self.recipe.merge)
 
     def rows(self, target: str) -> Rows:
         """Every row of the target's table: floors, the woven recommender, and its controls."""
-        recipe, merge, sources = self.plan.recipe, self.plan.recipe.merge, self._sources(target)
+        recipe, merge, sources = self.recipe, self.recipe.merge, self._sources(target)
         own = self.target_branch(target)
         rows: dict[str, tuple[str, Stage | None]] = {
             BASELINE: ("one adapter, trained on the target", own),
-            FEATURED: (f"target and hybrid adapters merged ({_said(merge)})", self.weave(target)),
+            FEATURED: (
+                f"target and hybrid adapters merged ({merge_words(merge)})",
+                self.weave(target),
+            ),
         }
         rows |= self._soups(target)
         if "matched" in recipe.controls:
@@ -101,7 +109,7 @@ class WeaveRec:
 
     def _soups(self, target: str) -> Rows:
         """What merging does without other domains: branches of the target alone."""
-        recipe, merge, sources = self.plan.recipe, self.plan.recipe.merge, self._sources(target)
+        recipe, merge, sources = self.recipe, self.recipe.merge, self._sources(target)
         own = self.target_branch(target)
         rows: dict[str, tuple[str, Stage | None]] = {}
         if "soup" in recipe.controls:
@@ -121,7 +129,7 @@ class WeaveRec:
 
     def _beside(self, target: str) -> Rows:
         """Other merging methods on the same branches: hybrids, and with `naive` pure sources."""
-        recipe = self.plan.recipe
+        recipe = self.recipe
         rows: dict[str, tuple[str, Stage | None]] = {}
         for one in recipe.merge.beside:
             kinds = [("hybrids", "target and hybrid", self.hybrids(target))]
@@ -130,8 +138,8 @@ class WeaveRec:
             for kind, what, parts in kinds:
                 name = f"{kind}, {one.title}"
                 if name in rows:  # the same method once more, with other settings
-                    name += f" ({_said(one)})"
-                about = f"{what} adapters merged ({_said(one)})"
+                    name += f" ({merge_words(one)})"
+                about = f"{what} adapters merged ({merge_words(one)})"
                 rows[name] = (about, self._merge(target, parts, one))
         return rows
 
@@ -146,7 +154,7 @@ class WeaveRec:
     def _merge(self, target: str, parts: list[Stage], merging: Merging) -> Stage:
         """Branches merged, with weights uniform, given, or chosen by validation."""
         make_method(merging.method).check(len(parts))
-        settings = _settings(merging)
+        settings = merge_settings(merging)
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         if merging.weights == "validation":
             parents["weights"] = self._tuned(target, parts, merging)
@@ -163,24 +171,24 @@ class WeaveRec:
                 f"merge.weights: {len(parts)} branches are merged for {target}, "
                 f"so {len(parts)} weights are needed, not {len(merging.weights)}"
             )
-        label = f"merge for {target} ({_said(merging)}): {_names(parts)}"
+        label = f"merge for {target} ({merge_words(merging)}): {_names(parts)}"
         return Stage(merge_branches, settings | {"weights": weights}, parents, label)
 
     def _tuned(self, target: str, parts: list[Stage], merging: Merging) -> Stage:
         settings = {
             **self.plan.scoring,
-            **_settings(merging),
+            **merge_settings(merging),
             "split": self.plan.split,
-            "validation": self.plan.validation(self.plan.recipe.merge.validation_users, 5),
+            "validation": self.plan.validation(self.recipe.merge.validation_users, 5),
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         parents["domain"] = self.plan.domains[target]
-        label = f"choose λ for {target} ({_said(merging)}): {_names(parts)}"
+        label = f"choose λ for {target} ({merge_words(merging)}): {_names(parts)}"
         return Stage(tune_weights, settings, parents, label)
 
     def _learned(self, target: str, parts: list[Stage]) -> Stage:
         """AdaMerging: weights for each module, from unlabelled prompts of every domain merged."""
-        recipe = self.plan.recipe
+        recipe = self.recipe
         settings = {
             **self.plan.scoring,
             "recommender": recipe.recommender.for_training().model_dump(mode="json"),
@@ -195,7 +203,7 @@ class WeaveRec:
         return Stage(learn_merge_weights, settings, parents, label)
 
 
-def _settings(merging: Merging) -> dict[str, Any]:
+def merge_settings(merging: Merging) -> dict[str, Any]:
     """What decides a merge beside its parts and weights. A plain linear one has no `method`."""
     settings: dict[str, Any] = {"space": merging.space}
     method = make_method(merging.method)
@@ -204,7 +212,7 @@ def _settings(merging: Merging) -> dict[str, Any]:
     return settings | ({} if merging.rank is None else {"rank": merging.rank})
 
 
-def _said(merging: Merging) -> str:
+def merge_words(merging: Merging) -> str:
     """`delta space`, or with its method: `ties, density 0.3, delta space, rank 16`."""
     said = [] if merging.title == "linear" else [merging.title]
     if isinstance(merging.method, dict):

@@ -1,0 +1,169 @@
+"""The study of little data (X-Cross, §4.3 and §4.6): how many examples of the target it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.artifacts.atomic import read_json
+from weft.artifacts.stages import Stage
+from weft.evaluation.compare import ALPHA, Comparison, compare, estimate
+from weft.evaluation.result import Result
+from weft.report.format import number, p_value, signed
+from weft.report.model import Table
+from weft.systems.integrating import PROMPTS
+from weft.systems.x_cross import BASELINE, FEATURED, XCross
+from weft.systems.x_cross_recipe import Limited
+from weft.training.batches import seed_of
+
+METRIC = "hit@1"
+METHODS = (FEATURED, BASELINE)
+
+
+@dataclass(frozen=True)
+class LimitedStudy:
+    """X-Cross and a new adapter, each on drawn subsets of some sizes, against the best source."""
+
+    system: XCross
+    said: Limited
+    every: list[str]
+
+    @property
+    def targets(self) -> list[str]:
+        return [t for t in self.every if self.said.targets is None or t in self.said.targets]
+
+    def stages(self) -> list[Stage]:
+        return [
+            self._evaluation(target, method, size, subset)
+            for target in self.targets
+            for size in self.said.examples
+            for subset in range(self.said.subsets)
+            for method in METHODS
+        ]
+
+    def _trained(self, target: str, method: str, size: int, subset: int) -> Stage:
+        """One training; the subsets of one number are nested: a size holds the smaller ones."""
+        draw = seed_of(self.system.recipe.seed, "subset", subset)
+        of = f"{size:,}, subset {subset + 1}"
+        if method == FEATURED:
+            return self.system.integrated(
+                target,
+                self.system.recipe.x_cross,
+                examples=size,
+                epochs=self.said.epochs,
+                draw=draw,
+                said=f"{FEATURED} on {of}",
+            )
+        return self.system.new_adapter(
+            target, examples=size, epochs=self.said.epochs, draw=draw, said=f", subset {subset + 1}"
+        )
+
+    def _evaluation(self, target: str, method: str, size: int, subset: int) -> Stage:
+        trained = self._trained(target, method, size, subset)
+        row = f"{method} ({size:,}, subset {subset + 1})"
+        return self.system.plan.evaluation(target, row, trained)
+
+    def _results(self, target: str, method: str, size: int, run: Path) -> list[Result]:
+        return [
+            Result.load(self._evaluation(target, method, size, i).folder(run) / "result")
+            for i in range(self.said.subsets)
+        ]
+
+    def tables(self, run: Path) -> list[Table]:
+        made = [self._table(target, run) for target in self.targets]
+        return [*made, *self._regression(run)]
+
+    def _table(self, target: str, run: Path) -> Table:
+        reference = Result.load(self.system.best_source(target).folder(run) / "result")
+        best = float(reference.values(METRIC).mean())
+        lines, lead, first = [], 0, dict.fromkeys(METHODS, 0)
+        for size in self.said.examples:
+            results = {method: self._results(target, method, size, run) for method in METHODS}
+            means = {m: estimate(found, METRIC) for m, found in results.items()}
+            one: Comparison = compare(results[FEATURED], results[BASELINE], [METRIC])[0]
+            against = [
+                compare(found, [reference] * len(found), [METRIC])[0] for found in results.values()
+            ]
+            if one.difference > 0 and one.p_t <= ALPHA:
+                lead = size
+            for method in METHODS:
+                if not first[method] and means[method].mean > best:
+                    first[method] = size
+            lines.append(
+                [
+                    f"{size:,}",
+                    *(f"{number(means[m].mean)} ({_range(results[m])})" for m in METHODS),
+                    f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
+                    p_value(one.p_t),
+                    *(f"{signed(two.difference)} (p {p_value(two.p_t)})" for two in against),
+                ]
+            )
+        beats = {m: f"{size:,} examples" if size else "none of these" for m, size in first.items()}
+        return Table(
+            title=f"Little data: {target}",
+            about=f"Hit@1, mean over {self.said.subsets} drawn subsets (least to most), on the "
+            f"{reference.protocol.users:,} test users; tests are paired t-tests over users, of each "
+            f"user's mean over subsets, not corrected. The best source, zero-shot, has {number(best)}:"
+            f" {FEATURED} first exceeds it with {beats[FEATURED]}, {BASELINE} with {beats[BASELINE]}. "
+            f"{FEATURED} is significantly ahead of {BASELINE} up to "
+            f"{f'{lead:,} examples' if lead else 'no size'}.",
+            header=[
+                "examples", *METHODS, f"{FEATURED} − {BASELINE}", "p",
+                *(f"{m} − best source" for m in METHODS),
+            ],
+            rows=lines,
+        )  # fmt: skip
+
+    def _regression(self, run: Path) -> list[Table]:
+        """Accuracy on mean and standard deviation of prompt length, over targets × subsets (§4.6)."""
+        size = self.said.examples[-1]
+        found = []
+        for target in self.targets:
+            results = self._results(target, FEATURED, size, run)
+            for subset, result in enumerate(results):
+                trained = self._trained(target, FEATURED, size, subset).folder(run)
+                prompts = read_json(trained / PROMPTS)
+                hit = 100 * float(result.values(METRIC).mean())
+                found.append((prompts["mean"], prompts["sd"], hit))
+        data = np.array(found)
+        if len(data) < 4 or len(self.targets) < 2:
+            return []
+        raw, fit = least_squares(data[:, :2], data[:, 2])
+        spread = data.std(axis=0)
+        standard = raw[1:] * spread[:2] / spread[2] if spread[2] else np.zeros(2)
+        names = ("mean length", "standard deviation")
+        return [
+            Table(
+                title="Prompt length and accuracy",
+                about=f"Least squares over {len(data)} trainings ({len(self.targets)} targets × "
+                f"{self.said.subsets} subsets of {size:,}): Hit@1 (in percent) on mean and standard "
+                f"deviation of the training prompts' tokens. R² {fit:.2f}, constant {raw[0]:.2f}. "
+                "With so few domains a coefficient mostly tells domains apart.",
+                header=["tokens", "percent per token", "standardised"],
+                rows=[
+                    [name, f"{coefficient:+.3f}", f"{alike:+.2f}"]
+                    for name, coefficient, alike in zip(
+                        names, raw[1:].tolist(), standard.tolist(), strict=True
+                    )
+                ],
+            )
+        ]
+
+
+def least_squares(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Ordinary least squares with a constant: (constant and coefficients [1 + k], R²)."""
+    design = np.column_stack([np.ones(len(x)), x])
+    beta: NDArray[np.float64] = np.linalg.lstsq(design, y, rcond=None)[0].astype(np.float64)
+    left, around = y - design @ beta, y - y.mean()
+    whole = float(around @ around)
+    return beta, 1 - float(left @ left) / whole if whole else 0.0
+
+
+def _range(results: list[Result]) -> str:
+    means = [float(result.values(METRIC).mean()) for result in results]
+    return f"{number(min(means))}–{number(max(means))}"
