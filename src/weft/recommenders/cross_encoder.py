@@ -9,6 +9,7 @@ saved whole in the adapter. Every pair is read by itself: exact, and 30 times th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -38,6 +39,7 @@ from weft.text import (
 )
 from weft.text.pair import PairPrompt, PairSettings, ragged
 
+WIDTHS = 8  # inputs are as wide as a multiple of this: memory that fits one step fits the next
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
 
 
@@ -117,6 +119,7 @@ class CrossEncoder:
                 f"recommender.prompt.max_tokens is {settings.prompt.max_tokens}, "
                 f"and the backbone '{backbone.name}' reads at most {longest}"
             )
+        self._multiple = math.gcd(WIDTHS, longest or WIDTHS)
         config: Any = self.model.config
         config.use_cache = False
         first = settings.pooling == "first" or (settings.pooling == "auto" and self.prompt.framed)
@@ -187,7 +190,7 @@ class CrossEncoder:
 
     def inputs(self, rows: Ragged, chosen: IntArray) -> tuple[Tensor, Tensor]:
         """Ids and mask [n, tokens] of the chosen rows, on the model's device."""
-        ids, mask = pad(rows, chosen, self.backbone.tokenizer.pad_token_id or 0)
+        ids, mask = pad(rows, chosen, self.backbone.tokenizer.pad_token_id or 0, self._multiple)
         device = next(self.model.parameters()).device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 

@@ -151,13 +151,15 @@ def _write(ids: NDArray[np.int32], starts: NDArray[np.int64], part: NDArray[np.i
         ids[starts + step] = id
 
 
-def pad(ragged: Ragged, rows: IntArray, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pad(
+    ragged: Ragged, rows: IntArray, pad_id: int, multiple: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The chosen rows as (ids [n, L] int64, mask [n, L] int64), padded on the right.
 
-    L is the longest chosen row; the mask is 1 on ids and 0 on padding.
+    L is the longest chosen row, rounded up to a `multiple`; the mask is 1 on ids and 0 on padding.
     """
     lengths = ragged.lengths[rows]
-    width = int(lengths.max(initial=0))
+    width = -(-int(lengths.max(initial=0)) // multiple) * multiple
     mask = np.arange(width) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
     within = np.broadcast_to(np.arange(width), mask.shape)[mask]

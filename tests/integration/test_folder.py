@@ -1,0 +1,140 @@
+"""Integrator folders: what comes back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made import CANDIDATES, HISTORIES, SETTINGS, adapter_of, integrated, randomise
+from tiny import make_shop, save_encoder
+
+import weft
+from weft.adapters import Adapter
+from weft.errors import WeftError
+from weft.integration.kinds import integrator_settings
+from weft.recommenders.integrator_folder import (
+    TrainedIntegrator,
+    load_integrator,
+    save_integrator,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder("bert", tmp_path_factory.mktemp("encoders") / "bert")
+
+
+def save(encoder: Path, folder: Path, how: Any = "x_cross", count: int = 2) -> Any:
+    adapters = [adapter_of(encoder, seed) for seed in range(1, count + 1)]
+    made = integrated(encoder, adapters, how)
+    randomise(made)
+    manifest = {
+        "backbone": made.backbone.said,
+        "recommender": SETTINGS.model_dump(mode="json"),
+        "best": 0,
+    }
+    trained = TrainedIntegrator(integrator_settings(how), made.trained(), adapters, manifest)
+    save_integrator(trained, make_shop().items, folder)
+    return made
+
+
+@pytest.mark.parametrize(
+    "how", ["x_cross", "x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora"]
+)
+def test_a_folder_scores_as_what_was_saved(encoder: Path, tmp_path: Path, how: Any) -> None:
+    made = save(encoder, tmp_path / "one", how)
+    loaded = weft.load_recommender(tmp_path / "one", precision="float32")
+    expected = made.score(HISTORIES, CANDIDATES)
+    assert np.array_equal(loaded.recommender.score(HISTORIES, CANDIDATES), expected)
+    titles = make_shop().items.titles
+    found = loaded.recommend([[titles[1], titles[2], titles[3]]], k=4)[0]
+    best = np.argsort(-made.score([np.array([1, 2, 3])])[0], kind="stable")
+    kept = [titles[i] for i in best.tolist() if i not in (1, 2, 3)]
+    assert [one.title for one in found] == kept[:4]
+
+
+def test_an_adapter_twice_is_stored_once(encoder: Path, tmp_path: Path) -> None:
+    one = adapter_of(encoder, 1)
+    made = integrated(encoder, [one, one], "x_cross")
+    manifest = {
+        "backbone": made.backbone.said,
+        "recommender": SETTINGS.model_dump(mode="json"),
+    }
+    trained = TrainedIntegrator(
+        integrator_settings("x_cross"), made.trained(), [one, one], manifest
+    )
+    save_integrator(trained, None, tmp_path / "twice")
+    assert len(list((tmp_path / "twice" / "adapters").iterdir())) == 1
+    assert len(load_integrator(tmp_path / "twice").adapters) == 2
+
+
+def _first(folder: Path) -> Path:
+    said = json.loads((folder / "integrator.json").read_text("utf-8"))
+    return folder / "adapters" / said["adapters"][0]["hash"]
+
+
+def _swap(folder: Path) -> None:
+    one, other = (folder / "adapters").iterdir()
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+
+
+def _say(folder: Path, **changes: Any) -> None:
+    file = folder / "integrator.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
+
+
+BROKEN: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: shutil.rmtree(_first(f)), r"names the adapter .*… \(of shop 1\).* is missing"),
+    (_swap, "is not the adapter that integrator.json names"),
+    (lambda f: _say(f, integrator={"kind": "y_cross"}), "'y_cross' is no integrator"),
+    (lambda f: _say(f, best=5), "there is no adapter 5"),
+    (lambda f: _say(f, adapters=[]), "adapters"),
+    (lambda f: (f / "integrator.json").write_text("[]"), "holds no JSON object"),
+    (lambda f: (f / "integrator.safetensors").unlink(), "integrator.safetensors"),
+    (lambda f: (f / "integrator.safetensors").write_bytes(b"short"), "integrator.safetensors"),
+    (lambda f: _say(f, integrator={"kind": "x_cross", "beta": 0.1}), "weights_hash differs"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BROKEN)
+def test_a_damaged_folder_is_one_sentence(
+    encoder: Path, tmp_path: Path, change: Callable[[Path], object], words: str
+) -> None:
+    save(encoder, tmp_path / "one")
+    change(tmp_path / "one")
+    with pytest.raises(WeftError, match=words) as error:
+        weft.load_recommender(tmp_path / "one", precision="float32")
+    assert str(tmp_path / "one") in str(error.value)
+
+
+def test_what_does_not_belong_together_is_refused(encoder: Path, tmp_path: Path) -> None:
+    both = [adapter_of(encoder, seed) for seed in (1, 2)]
+    other = save_encoder("bert", tmp_path / "other", seed=1)
+    with pytest.raises(WeftError, match="belongs to backbone"):
+        integrated(encoder, [both[0], adapter_of(other, 1)], "x_cross")
+    for how in ("x_cross", "x_lora", "meteora"):
+        with pytest.raises(WeftError, match=f"{how} integrates two or more adapters, not 1"):
+            integrated(encoder, both[:1], how)
+    with pytest.raises(WeftError, match="head trains on one adapter, not 2"):
+        integrated(encoder, both, "head")
+    with pytest.raises(WeftError, match="layers is 3, and the backbone has 2 blocks"):
+        integrated(encoder, both, {"layers": 3})
+    with pytest.raises(WeftError, match="needs a block below"):
+        integrated(encoder, both, {"kind": "x_lora", "form": "one_pass", "layers": 2})
+    bare = Adapter(both[1].factors, both[1].manifest)
+    with pytest.raises(WeftError, match="adapter 2 has no 'pooler.dense.weight'"):
+        integrated(encoder, [both[0], bare], "x_cross")
+    narrow = replace(both[1], saved={**both[1].saved, "pooler.dense.weight": torch.zeros(8, 32)})
+    with pytest.raises(WeftError, match=r"'pooler.dense.weight' has the shape \[8, 32\]"):
+        integrated(encoder, [both[0], narrow], "x_cross")
+    strange = replace(both[1], factors={"encoder.layer.9.x": next(iter(both[1].factors.values()))})
+    with pytest.raises(WeftError, match=r"'encoder.layer.9.x' that the backbone lacks"):
+        integrated(encoder, [both[0], strange], "x_cross")

@@ -1,0 +1,260 @@
+"""X-Cross: its identities, the naive version, what is trained, what is kept between epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import (
+    CANDIDATES,
+    HISTORIES,
+    SETTINGS,
+    adapter_of,
+    integrated,
+    naive_states,
+    plain,
+    randomise,
+)
+from tiny import last_of, make_shop, save_encoder
+
+from weft.adapters import Adapter, save_adapter
+from weft.integration.activations import Activations
+from weft.integration.x_cross import refine
+from weft.training import TrainSettings, train
+
+ENCODERS = ["bert", "roberta", "deberta", "modernbert"]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(request.param, tmp_path_factory.mktemp("encoders") / request.param)
+
+
+def targets(encoder: Path) -> Any:
+    """ModernBERT has one linear for query, key and value."""
+    return ["Wqkv", "Wo"] if encoder.name == "modernbert" else "query-value"
+
+
+def adapters(encoder: Path, count: int = 2) -> list[Adapter]:
+    """Of unlike ranks."""
+    return [
+        adapter_of(encoder, seed, rank=1 + seed, targets=targets(encoder))
+        for seed in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_without_terms_and_with_one_weight_it_is_that_source(encoder: Path, source: int) -> None:
+    both = adapters(encoder)
+    made = integrated(encoder, both, {"beta": 0, "gamma": 0, "layers": 2}, best=source)
+    made.integrator.w.data = torch.eye(2)[source]  # type: ignore[assignment]
+    randomise_w_cat(made)
+    alone = plain(encoder, adapter=both[source])
+    expected = alone.score(HISTORIES, CANDIDATES)
+    np.testing.assert_allclose(made.score(HISTORIES, CANDIDATES), expected, atol=2e-6)
+    other = plain(encoder, adapter=both[1 - source]).score(HISTORIES, CANDIDATES)
+    assert abs(other - expected).max() > 1e-3  # the sources do differ
+
+
+def randomise_w_cat(made: Any) -> None:
+    w = made.integrator.w.data.clone()
+    randomise(made)
+    made.integrator.w.data = w
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("count", [2, 3])
+def test_agrees_with_the_naive_version(encoder: Path, layers: int, count: int) -> None:
+    sources = adapters(encoder, count)
+    made = integrated(encoder, sources, {"layers": layers, "beta": 0.5, "gamma": 0.4})
+    randomise(made)
+    rows = made.training_rows(last_of(make_shop()).take(np.arange(2)))
+    ids, mask = made.inputs(rows, np.arange(len(rows)))
+    assert (mask == 0).any()  # texts of unlike lengths
+    made.model.eval()
+    with torch.no_grad():
+        states = made.states(ids, mask)
+    expected = naive_states(encoder, sources, made.trained(), 2 - layers, (0.5, 0.4), ids, mask)
+    np.testing.assert_allclose(states.numpy(), expected, atol=1e-5, rtol=1e-5)
+
+
+def permuted(w_cat: torch.Tensor, order: list[int]) -> torch.Tensor:
+    """W_cat when source m stands at the place where `order` has m."""
+    n, d = len(order), w_cat.shape[1] // len(order)
+    view = w_cat.view(n, 2, n - 1, n, d)  # owner, kind, other, input
+    out = torch.empty_like(view)
+    for new, old in enumerate(order):
+        others_new = [o for o in range(n) if o != new]
+        others_old = [o for o in range(n) if o != old]
+        for place, other in enumerate(others_new):
+            was = others_old.index(order[other])
+            for place_in, source in enumerate(order):
+                out[new, :, place, place_in] = view[old, :, was, source]
+    return out.view_as(w_cat)
+
+
+@pytest.mark.parametrize("order", [[1, 0], [2, 0, 1], [1, 2, 0]])
+def test_the_order_of_sources_changes_nothing(encoder: Path, order: list[int]) -> None:
+    sources = adapters(encoder, len(order))
+    made = integrated(encoder, sources, {"layers": 2}, best=0)
+    randomise(made)
+    other = integrated(encoder, [sources[m] for m in order], {"layers": 2}, best=order.index(0))
+    tensors = made.trained()
+    changed = {
+        name: permuted(t, order) if "w_cat" in name else t[order] if name.endswith(".w") else t
+        for name, t in tensors.items()
+    }
+    other._take(changed)
+    np.testing.assert_allclose(
+        other.score(HISTORIES, CANDIDATES), made.score(HISTORIES, CANDIDATES), atol=1e-5
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 4),
+    d=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    beta=st.floats(-1, 1),
+    gamma=st.floats(-2, 2),
+)
+def test_identical_sources_have_no_interactions(
+    n: int, d: int, seed: int, beta: float, gamma: float
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    h = torch.randn(1, 5, d, generator=random).repeat(n, 1, 1)
+    w_cat = torch.randn(2 * n * (n - 1), n * d, generator=random)
+    for dtype in (torch.float32, torch.bfloat16):
+        same = h.to(dtype)
+        assert torch.equal(refine(same, w_cat, beta, gamma), refine(same, w_cat, beta, 0.0))
+
+
+def test_the_numbers_trained_are_those_of_the_paper() -> None:
+    """12 layers, 768 wide, the top 9 integrated, LoRA of rank 16 on one square matrix a layer."""
+    n, d, layers = 2, 768, 9
+    refined = layers * 2 * n * (n - 1) * n * d
+    assert refined == 55_296 and 2 * n * (n - 1) * n * d == 6_144
+    lora = 12 * 16 * (d + d)
+    assert lora == 294_912 and 6_144 / (16 * (d + d)) == 0.25
+    assert d * d + d + d + 1 == 591_361  # pooler and scorer
+
+
+def test_the_numbers_trained_are_those_that_are_said(tmp_path: Path) -> None:
+    encoder = save_encoder("bert", tmp_path / "bert")
+    made = integrated(encoder, adapters(encoder, 3), {"layers": 2})
+    n, d = 3, 32
+    assert made.trainable() == {
+        "integrator": 2 * (2 * n * (n - 1) * n * d) + n,
+        "head": d * d + d + d + 1,
+    }
+    assert sum(t.numel() for t in made.trained().values()) == sum(made.trainable().values())
+
+
+@pytest.mark.parametrize(
+    "how", ["x_cross", "x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora", "head"]
+)
+def test_gradients_reach_what_is_trained_and_nothing_frozen(encoder: Path, how: Any) -> None:
+    sources = adapters(encoder)[: 1 if how == "head" else 2]
+    made = integrated(encoder, sources, how)
+    before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
+    train(
+        made,
+        [last_of(make_shop()).take(np.arange(6))],
+        TrainSettings(batch=3, epochs=2, learning_rate=0.01),
+        seed=0,
+    )
+    for name, parameter in made.model.named_parameters():
+        own = name.startswith(("integrator.", "pooler.", "scorer."))
+        assert parameter.requires_grad == own, name
+        if not own:
+            assert torch.equal(parameter, before[name]), name
+        elif name != "scorer.bias":  # a softmax over candidates doesn't see it
+            assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "how", ["x_cross", {"layers": 1}, "x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora",
+            "head"],
+)  # fmt: skip
+def test_kept_activations_change_no_loss(encoder: Path, tmp_path: Path, how: Any) -> None:
+    sources = adapters(encoder)[: 1 if how == "head" else 2]
+    examples = last_of(make_shop()).take(np.arange(8))
+    made = integrated(encoder, sources, how)
+    kept = integrated(encoder, sources, how, activations=tmp_path / "kept")
+    none = integrated(encoder, sources, how, activations=tmp_path / "none", budget=1)
+    for one in (made, kept, none):
+        randomise(one)
+    for rows in (np.arange(4), np.arange(2, 8), np.array([7, 0])):
+        losses = [one.loss(examples.take(rows)).item() for one in (made, kept, none, kept)]
+        np.testing.assert_allclose(losses, losses[0], atol=1e-5)
+    found = kept._activations
+    assert found is not None and (found.missed, found.found) == (8, 16)
+    assert len(list(found.folder.iterdir())) == 8
+    assert not list(none._activations.folder.iterdir())  # type: ignore[union-attr]
+
+
+def test_kept_activations_stay_within_their_budget(tmp_path: Path) -> None:
+    kept = Activations(tmp_path, budget=1000)
+    kept.put("a", torch.zeros(200))
+    kept.put("b", torch.ones(200))  # 1600 bytes in all
+    assert kept.get("b") is None and torch.equal(kept.get("a"), torch.zeros(200))  # type: ignore[arg-type]
+    again = Activations(tmp_path, budget=1000)
+    again.put("c", torch.ones(100))
+    assert again.get("c") is None
+    (tmp_path / "a.safetensors").write_bytes(b"damaged")
+    assert again.get("a") is None
+
+
+def test_other_negatives_are_other_activations(tmp_path: Path) -> None:
+    encoder = save_encoder("bert", tmp_path / "bert")
+    examples = last_of(make_shop()).take(np.arange(4))
+    made = integrated(encoder, adapters(encoder), "x_cross", activations=tmp_path / "kept")
+    made.loss(examples)
+    made.know(last_of(make_shop()))
+    expected = integrated(encoder, adapters(encoder), "x_cross")
+    expected.know(last_of(make_shop()))
+    assert abs(made.loss(examples).item() - expected.loss(examples).item()) < 1e-6
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    encoder = save_encoder("bert", tmp_path / "bert")
+    examples = [last_of(make_shop()).take(np.arange(12))]
+    how = TrainSettings(batch=3, epochs=2, learning_rate=0.01, checkpoint_every=3)
+
+    def fresh() -> Any:
+        return integrated(
+            encoder, adapters(encoder), "x_cross", activations=tmp_path / "kept", seed=5
+        )
+
+    whole = fresh()
+    train(whole, examples, how, seed=1)
+
+    def stop(step: int, steps: int, done: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), examples, how, seed=1, checkpoints=tmp_path / "state", report=stop)
+    resumed = fresh()
+    train(resumed, examples, how, seed=1, checkpoints=tmp_path / "state")
+    for name, tensor in whole.trained().items():
+        assert torch.equal(tensor, resumed.trained()[name]), name
+
+
+def test_a_decoder_is_integrated_at_its_last_token(tmp_path: Path) -> None:
+    from tiny_lm import save_causal
+
+    decoder = save_causal("qwen2", tmp_path / "qwen2")
+    both = [adapter_of(decoder, seed) for seed in (1, 2)]
+    made = integrated(decoder, both, {"beta": 0, "gamma": 0}, best=1)
+    made.integrator.w.data = torch.tensor([0.0, 1.0])  # type: ignore[assignment]
+    expected = plain(decoder, adapter=both[1]).score(HISTORIES, CANDIDATES)
+    np.testing.assert_allclose(made.score(HISTORIES, CANDIDATES), expected, atol=1e-4)
+    assert abs(expected.std(axis=1)).min() > 1e-4
+    save_adapter(both[0], tmp_path / "adapter")
+    assert SETTINGS.pooling == "auto"
