@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,12 @@ from tiny import make_shop, save_encoder
 
 import weft
 from weft.adapters import Adapter
+from weft.data.folder import save_domain
 from weft.errors import WeftError
+from weft.evaluation.candidates import CandidateSettings
+from weft.evaluation.result import Result
 from weft.integration.kinds import integrator_settings
+from weft.recommenders.folder import load_recommender
 from weft.recommenders.integrator_folder import (
     TrainedIntegrator,
     load_integrator,
@@ -130,7 +136,7 @@ def test_what_does_not_belong_together_is_refused(encoder: Path, tmp_path: Path)
     with pytest.raises(WeftError, match="needs a block below"):
         integrated(encoder, both, {"kind": "x_lora", "form": "one_pass", "layers": 2})
     bare = Adapter(both[1].factors, both[1].manifest)
-    with pytest.raises(WeftError, match="adapter 2 has no 'pooler.dense.weight'"):
+    with pytest.raises(WeftError, match=r"adapter 2 has no 'pooler\.dense\.weight'"):
         integrated(encoder, [both[0], bare], "x_cross")
     narrow = replace(both[1], saved={**both[1].saved, "pooler.dense.weight": torch.zeros(8, 32)})
     with pytest.raises(WeftError, match=r"'pooler.dense.weight' has the shape \[8, 32\]"):
@@ -138,3 +144,39 @@ def test_what_does_not_belong_together_is_refused(encoder: Path, tmp_path: Path)
     strange = replace(both[1], factors={"encoder.layer.9.x": next(iter(both[1].factors.values()))})
     with pytest.raises(WeftError, match=r"'encoder.layer.9.x' that the backbone lacks"):
         integrated(encoder, [both[0], strange], "x_cross")
+
+
+def test_the_command_line_takes_an_integrator_wherever_it_takes_an_adapter(
+    encoder: Path, tmp_path: Path
+) -> None:
+    save(encoder, tmp_path / "one")
+    save_domain(make_shop(), tmp_path / "shop")
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "weft.cli.main", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    model = ("--model", tmp_path / "one")
+    said = call("recommend", *model, "--history", "red table", "-k", 3, "--json")
+    assert said.returncode == 0, said.stderr
+    ranked = load_recommender(tmp_path / "one").recommend([["red table"]], k=3)[0]
+    assert [one["title"] for one in json.loads(said.stdout)] == [one.title for one in ranked]
+
+    where = ("--domain", tmp_path / "shop", "--drawn", 9, "--by", "popularity")
+    said = call("evaluate", *model, *where, "--split", "by_user", "--out", tmp_path / "result")
+    assert said.returncode == 0, said.stderr
+    result = Result.load(tmp_path / "result")
+    assert result.protocol.split == "by_user 3:1:1, last targets, seed 0"
+    assert result.protocol.candidates == CandidateSettings(drawn=9, by="popularity")
+    assert f"{result.metrics()['hit@1']:.4f}" in said.stdout and not result.protocol.full
+
+    for wrong, words in (
+        (("--split", "by_month"), "leave_one_out and by_user are"),
+        (("--by", "luck"), "candidates.by"),
+    ):
+        refused = call("evaluate", *model, *where, *wrong, "--out", tmp_path / "no")
+        assert refused.returncode == 2 and words in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "no").exists()
+    shutil.rmtree(_first(tmp_path / "one"))
+    refused = call("recommend", *model, "--history", "red table")
+    assert refused.returncode == 2 and "is missing" in refused.stderr

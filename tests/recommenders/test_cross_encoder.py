@@ -102,7 +102,9 @@ def replace_prompt(**prompt: Any) -> CrossEncoderSettings:
 
 
 def test_more_tokens_than_the_backbone_reads_is_refused(bert: Path) -> None:
-    with pytest.raises(WeftError, match="max_tokens is 512, and the backbone .* reads at most 160"):
+    with pytest.raises(
+        WeftError, match=r"max_tokens is 512, and the backbone .* reads at most 160"
+    ):
         make(bert, said=CrossEncoderSettings())
 
 

@@ -95,7 +95,7 @@ def test_sources_are_chosen_on_the_holdout_and_the_matrix_is_printed(finished: P
     matrix = table(report, "Sources on the targets")
     assert set(matrix) == {"toys", "kitchen", "home"}
     assert matrix["home"][0] == "–" and "✓" in matrix["kitchen"][0]
-    for place, target in enumerate(("home", "toys")):
+    for place, _ in enumerate(("home", "toys")):
         cells = [row[place] for row in matrix.values() if row[place] != "–"]
         chosen = sorted(cells, key=lambda cell: -float(cell.split(" / ")[1].split(" ✓")[0]))
         assert [cell[-2:] for cell in chosen] == ["✓1", "✓2"]
@@ -146,11 +146,15 @@ def test_the_same_recipe_again_does_nothing(backbone: Path, finished: Path) -> N
 
 def test_a_target_among_its_sources_is_said_aloud(backbone: Path, tmp_path: Path) -> None:
     changes = {"sources": {"count": 2, "holdout": 4, "among": ["home", "toys"]}, "limited": None,
-               "variants": {}, "rivals": [], "domains": [
+               "variants": {}, "rivals": [], "target": {
+                   "examples": 8, "batch": 4, "epochs": 2, "validation": {"users": 4},
+                   "validate_every": 2, "keep": "best"}, "domains": [
                    "home", {"name": "toys", "target": False}]}  # fmt: skip
     recipe = load_recipe(write_recipe(tmp_path / "own.yaml", values(backbone, **changes)
                                       | {"variants_on": None}))  # fmt: skip
     report = run(recipe, tmp_path / "run", workers=1)
+    curve = report.learning_curves["integrate for home: x-cross"]
+    assert [value is not None for _, _, value in curve].count(True) == 2
     assert any("home is among its own sources" in note for note in report.notes)
 
 
@@ -166,6 +170,7 @@ def test_a_target_among_its_sources_is_said_aloud(backbone: Path, tmp_path: Path
         ({"limited": {"examples": [0]}}, "sizes must be at least 1"),
         ({"merges": [{"weights": "validation"}]}, "nothing is tuned on the target"),
         ({"domains": [{"name": "home", "seeds": [4]}, "toys", "kitchen"]}, "weaverec recipes"),
+        ({"target": {"keep": "best"}}, "need target.validation"),
         ({"merge": {}}, "merge"),
     ],
 )

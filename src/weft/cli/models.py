@@ -11,7 +11,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def recommend(
-    model: Annotated[Path, typer.Option(help="A recommender's folder: …/recommenders/<domain>/….")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="A recommender's folder, adapter or integrator: …/recommenders/<domain>/…."
+        ),
+    ],
     history: Annotated[
         list[str], typer.Option(help="A title or item id, oldest first; repeat for more.")
     ],
@@ -42,6 +47,10 @@ def evaluate(
     domain: Annotated[Path, typer.Option(help="The domain's folder.")],
     out: Annotated[Path, typer.Option(help="New folder for the ranks and their protocol.")],
     drawn: Annotated[int, typer.Option(min=1, help="Candidates drawn beside the target.")] = 29,
+    by: Annotated[str, typer.Option(help="How they are drawn: uniform or popularity.")] = "uniform",
+    split: Annotated[
+        str, typer.Option(help="leave_one_out, or by_user: a fifth of the users, 3:1:1.")
+    ] = "leave_one_out",
     seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
     users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
     full: Annotated[
@@ -51,26 +60,26 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure a recommender on a domain's test users (leave-one-out)."""
+    """Measure a recommender, an adapter's or an integrator's, on a domain's test users."""
     from weft.artifacts.atomic import check_folder
     from weft.data.folder import load_domain
-    from weft.data.splits import leave_one_out
-    from weft.evaluation.candidates import CandidateSettings
+    from weft.data.source import checked
+    from weft.data.splits import make_split
+    from weft.evaluation.candidates import train_counts
     from weft.evaluation.evaluate import evaluate as measure
     from weft.evaluation.protocol import EvaluationSettings
     from weft.recommenders.folder import load_recommender
+    from weft.recommenders.kinds import ranks_catalogues_by_default
 
     check_folder(out, new=True)  # before the work, not after it
     loaded = load_domain(domain)
     recommender = load_recommender(model).recommender
     recommender.use(loaded.items)
-    settings = EvaluationSettings(
-        candidates=CandidateSettings(drawn=drawn),
-        seed=seed,
-        users=users,
-        full=recommender.settings.ranks_catalogues if full is None else full,
-    )
-    result = measure(recommender, leave_one_out(loaded).test, settings)
+    whole = ranks_catalogues_by_default(recommender.settings) if full is None else full
+    asked = {"seed": seed, "users": users, "full": whole, "split": split}
+    settings = checked(EvaluationSettings, asked | {"candidates": {"drawn": drawn, "by": by}})
+    parts = make_split(loaded, settings.split)
+    result = measure(recommender, parts.test, settings, counts=train_counts(parts.train))
     result.save(out)
     for name, value in result.metrics().items():
         typer.echo(f"{name:16s} {value:.4f}")

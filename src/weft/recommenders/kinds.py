@@ -53,6 +53,12 @@ RecommenderSettings = Annotated[AnySettings, BeforeValidator(_in_recipe)]
 """For a recipe: any kind's settings; what is wrong is said in the words of the chosen kind."""
 
 
+def ranks_catalogues_by_default(settings: AnySettings) -> bool:
+    """Whether whole catalogues are ranked unless something else is asked for: a cross-encoder can,
+    but reads a prompt for each item and user."""
+    return settings.ranks_catalogues and settings.kind != "cross_encoder"
+
+
 def store(model: nn.Module, dtype: torch.dtype, kept: Mapping[str, nn.Module]) -> None:
     """Round a model's parameters, but for the heads `kept`: rounded scores would tie. Not the
     buffers either: rotations stay in float32."""

@@ -26,6 +26,7 @@ from weft.systems.steps import (
     adapters_in,
     domain_in,
     recommender_of,
+    validator,
 )
 from weft.training import TrainSettings, train
 
@@ -90,6 +91,7 @@ def train_integrator(task: Task) -> None:
         start=f"{recommender.backbone.fingerprint} {[one.weights_hash for one in adapters]}",
         checkpoints=task.scratch,
         logs=task.out / "trackers" if settings.trackers else None,
+        validate=validator(task, recommender, [split]),
         report=lambda step, steps, _: task.say(
             step * settings.batch, steps * settings.batch, "examples"
         ),

@@ -91,6 +91,9 @@ class XCross:
             "integrator": how.model_dump(mode="json"),
             "examples": examples or target_settings.examples,
             "train": loop | {"epochs": epochs or target_settings.epochs},
+            "validation": self.plan.validation(target_settings.validation.users, 10)
+            if target_settings.validation
+            else None,
             "data_seed": seed_of(seed, "data") if draw is None else draw,
             "seed": seed_of(seed, "integrate", target),
         }

@@ -15,7 +15,7 @@ from weft.integration.mixtures import MeteoraSettings, XLoraSettings
 from weft.integration.x_cross import XCrossSettings
 from weft.recommenders.cross_encoder import CrossEncoderSettings
 from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, Merging, Study, _Block
+from weft.systems.recipe import Branches, Merging, Study, Validation, _Block
 from weft.training import TrainSettings
 
 Change = dict[str, int | float | None]
@@ -42,6 +42,7 @@ class Target(TrainSettings):
     lora_learning_rate: float | None = Field(
         default=None, gt=0, description="of a new adapter; none: as the others"
     )
+    validation: Validation | None = None
     activations: int = Field(
         default=BUDGET, ge=0, description="bytes on disk for what training never changes; 0: none"
     )
@@ -127,6 +128,9 @@ class XCrossRecipe(Study):
                     f"sources.count: {self.sources.count} are integrated for '{target}', and there "
                     f"are adapters of {there} domains to choose from"
                 )
+        how = self.target
+        if (how.patience or how.keep == "best") and how.validation is None:
+            raise ValueError("target: patience and keep: best need target.validation")
         if self.sources.count < 2:
             raise ValueError("sources.count: X-Cross integrates two or more sources")
         if any(one.weights in ("validation", "adamerging") for one in self.merges):
@@ -151,4 +155,5 @@ class XCrossRecipe(Study):
         values = self.target.model_dump(include=own)
         values["epochs"] = epochs or self.target.epochs
         values["learning_rate"] = self.target.lora_learning_rate or self.target.learning_rate
-        return Branches(examples=examples, lora=self.branches.lora, **values)
+        validation = self.target.validation
+        return Branches(examples=examples, lora=self.branches.lora, validation=validation, **values)
