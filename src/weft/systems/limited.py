@@ -15,7 +15,7 @@ from weft.evaluation.result import Result
 from weft.report.format import number, p_value, signed
 from weft.report.model import Table
 from weft.systems.integrating import PROMPTS
-from weft.systems.x_cross import BASELINE, FEATURED, XCross
+from weft.systems.x_cross import BASELINE, BEST, FEATURED, XCross
 from weft.systems.x_cross_recipe import Limited
 from weft.training.batches import seed_of
 
@@ -36,7 +36,8 @@ class LimitedStudy:
         return [t for t in self.every if self.said.targets is None or t in self.said.targets]
 
     def stages(self) -> list[Stage]:
-        return [
+        references = [self._reference(target) for target in self.targets]
+        return references + [
             self._evaluation(target, method, size, subset)
             for target in self.targets
             for size in self.said.examples
@@ -64,7 +65,13 @@ class LimitedStudy:
     def _evaluation(self, target: str, method: str, size: int, subset: int) -> Stage:
         trained = self._trained(target, method, size, subset)
         row = f"{method} ({size:,}, subset {subset + 1})"
-        return self.system.plan.evaluation(target, row, trained)
+        return self.system.plan.evaluation(target, row, trained, users=self.said.users)
+
+    def _reference(self, target: str) -> Stage:
+        """The best source as it is, on the same users."""
+        if self.said.users is None:
+            return self.system.best_source(target)
+        return self.system.best_source(target, f"{BEST} (fewer users)", self.said.users)
 
     def _results(self, target: str, method: str, size: int, run: Path) -> list[Result]:
         return [
@@ -77,7 +84,7 @@ class LimitedStudy:
         return [*made, *self._regression(run)]
 
     def _table(self, target: str, run: Path) -> Table:
-        reference = Result.load(self.system.best_source(target).folder(run) / "result")
+        reference = Result.load(self._reference(target).folder(run) / "result")
         best = float(reference.values(METRIC).mean())
         lines, lead, first = [], 0, dict.fromkeys(METHODS, 0)
         for size in self.said.examples:

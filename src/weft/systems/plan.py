@@ -123,11 +123,16 @@ class Plan:
         seed: int | None = None,
         scorer: AnySettings | None = None,
         more: Mapping[str, Stage] | None = None,
+        users: int | None = None,
     ) -> Stage:
         """The ranks of one recommender on one target's test users; `scorer` are other settings
-        than the recipe's for how it scores, `more` are further parents."""
+        than the recipe's for how it scores, `more` are further parents, `users` another
+        number of test users."""
+        evaluate = self.recipe.evaluate
+        if users is not None:
+            evaluate = evaluate.model_copy(update={"users": users})
         settings: dict[str, Any] = {
-            "evaluate": self.recipe.evaluate.model_dump(mode="json"),
+            "evaluate": evaluate.model_dump(mode="json"),
             "floor": floor,
             "show_users": self.recipe.show_users,
         }

@@ -115,9 +115,9 @@ class XCross:
         said = f" on {how.examples:,}{said}"
         return self.plan.branch([target], self.recipe.seed, how=how, draw=draw, said=said)
 
-    def best_source(self, target: str, row: str = BEST) -> Stage:
+    def best_source(self, target: str, row: str = BEST, users: int | None = None) -> Stage:
         """The evaluation of the best source as it is."""
-        return self.plan.evaluation(target, row, None, more=self._chosen(target))
+        return self.plan.evaluation(target, row, None, more=self._chosen(target), users=users)
 
     def rows(self, target: str) -> Rows:
         """Every row of the target's table that has weights."""

@@ -55,6 +55,7 @@ class Limited(_Block):
     subsets: int = Field(default=5, ge=1, description="drawn of each size")
     epochs: int | None = Field(default=None, ge=1, description="none: as elsewhere")
     targets: tuple[str, ...] | None = Field(default=None, description="none: every target")
+    users: int | None = Field(default=None, ge=1, description="test users; none: as elsewhere")
 
     @field_validator("examples")
     @classmethod
