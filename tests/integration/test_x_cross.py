@@ -22,9 +22,12 @@ from made import (
 )
 from tiny import last_of, make_shop, save_encoder
 
-from weft.adapters import Adapter, save_adapter
+from weft.adapters import Adapter, Factors, LoraSettings, attach, save_adapter
+from weft.backbones.blocks import Blocks
+from weft.integration import make_integrator
 from weft.integration.activations import Activations
-from weft.integration.x_cross import refine
+from weft.integration.x_cross import XCrossSettings, refine
+from weft.recommenders.cross_encoder import add_head
 from weft.training import TrainSettings, train
 
 ENCODERS = ["bert", "roberta", "deberta", "modernbert"]
@@ -134,14 +137,25 @@ def test_identical_sources_have_no_interactions(
         assert torch.equal(refine(same, w_cat, beta, gamma), refine(same, w_cat, beta, 0.0))
 
 
-def test_the_numbers_trained_are_those_of_the_paper() -> None:
-    """12 layers, 768 wide, the top 9 integrated, LoRA of rank 16 on one square matrix a layer."""
-    n, d, layers = 2, 768, 9
-    refined = layers * 2 * n * (n - 1) * n * d
-    assert refined == 55_296 and 2 * n * (n - 1) * n * d == 6_144
-    lora = 12 * 16 * (d + d)
-    assert lora == 294_912 and 6_144 / (16 * (d + d)) == 0.25
-    assert d * d + d + d + 1 == 591_361  # pooler and scorer
+@pytest.mark.parametrize(("layers", "count"), [(None, 55_296), (9, 55_296), (1, 6_144)])
+def test_the_numbers_trained_are_those_of_the_paper(layers: int | None, count: int) -> None:
+    """12 blocks, 768 wide, the top 9 integrated, against LoRA of rank 16 on one square matrix each;
+    shapes only, nothing is computed."""
+    from transformers import BertConfig, BertModel
+
+    shape = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 8, "vocab_size": 9}
+    with torch.device("meta"):
+        lora = attach(BertModel(BertConfig(**shape)), LoraSettings(rank=16, targets=["value"]))
+        model = BertModel(BertConfig(**shape))
+        head = add_head(BertModel(BertConfig(**shape)), 0)
+        sources = [Adapter({n: Factors(x.a, x.b, 2.0) for n, x in lora.items()}, {})] * 2
+        made = make_integrator(Blocks(model), sources, XCrossSettings(layers=layers), 0)
+    trained = {name: p.numel() for name, p in made.named_parameters()}
+    assert sum(n for name, n in trained.items() if name.startswith("w_cat")) == count
+    assert trained["w"] == 2
+    adapter = sum(linear.a.numel() + linear.b.numel() for linear in lora.values())
+    assert adapter == 294_912 and 4 * trained["w_cat.0"] == adapter / 12
+    assert sum(p.numel() for module in head.values() for p in module.parameters()) == 591_361
 
 
 def test_the_numbers_trained_are_those_that_are_said(tmp_path: Path) -> None:

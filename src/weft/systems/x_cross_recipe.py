@@ -132,6 +132,8 @@ class XCrossRecipe(Study):
         how = self.target
         if (how.patience or how.keep == "best") and how.validation is None:
             raise ValueError("target: patience and keep: best need target.validation")
+        if how.gradient_checkpointing:
+            raise ValueError("target: integrators are trained without gradient_checkpointing")
         if self.sources.count < 2:
             raise ValueError("sources.count: X-Cross integrates two or more sources")
         if any(one.weights in ("validation", "adamerging") for one in self.merges):

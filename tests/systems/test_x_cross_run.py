@@ -171,6 +171,7 @@ def test_a_target_among_its_sources_is_said_aloud(backbone: Path, tmp_path: Path
         ({"merges": [{"weights": "validation"}]}, "nothing is tuned on the target"),
         ({"domains": [{"name": "home", "seeds": [4]}, "toys", "kitchen"]}, "weaverec recipes"),
         ({"target": {"keep": "best"}}, "need target.validation"),
+        ({"target": {"gradient_checkpointing": True}}, "without gradient_checkpointing"),
         ({"merge": {}}, "merge"),
     ],
 )
