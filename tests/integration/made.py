@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tiny import make_shop
+from tiny import last_of, make_shop
 from torch import Tensor
 
 from weft.adapters import Adapter, LoraSettings, fold, from_attached
@@ -31,7 +31,9 @@ CANDIDATES = np.array([[1, 2, 3, 9], [4, 5, 6, 7], [1, 40, 8, 9], [0, 13, 17, 30
 
 def plain(folder: Path, **how: Any) -> CrossEncoder:
     backbone = load_backbone(str(folder), precision="float32")
-    return CrossEncoder(backbone, SETTINGS, make_shop().items, **how)
+    made = CrossEncoder(backbone, SETTINGS, make_shop().items, **how)
+    made.know(last_of(make_shop()))
+    return made
 
 
 def adapter_of(folder: Path, seed: int, *, rank: int = 2, targets: Any = "query-value") -> Adapter:
@@ -48,7 +50,9 @@ def adapter_of(folder: Path, seed: int, *, rank: int = 2, targets: Any = "query-
 def integrated(folder: Path, adapters: Sequence[Adapter], how: Any, **more: Any) -> Integrated:
     backbone = load_backbone(str(folder), precision="float32")
     settings = integrator_settings(how)
-    return Integrated(backbone, SETTINGS, adapters, settings, make_shop().items, **more)
+    made = Integrated(backbone, SETTINGS, adapters, settings, make_shop().items, **more)
+    made.know(last_of(make_shop()))
+    return made
 
 
 def randomise(recommender: Integrated, seed: int = 0, size: float = 0.2) -> None:

@@ -101,6 +101,7 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: shutil.rmtree(_first(f)), r"names the adapter .*… \(of shop 1\).* is missing"),
     (_swap, "is not the adapter that integrator.json names"),
     (lambda f: _say(f, integrator={"kind": "y_cross"}), "'y_cross' is no integrator"),
+    (lambda f: _say(f, recommender={"kind": "cross_encoder", "drawn": 0}), "recommender: drawn"),
     (lambda f: _say(f, best=5), "there is no adapter 5"),
     (lambda f: _say(f, adapters=[]), "adapters"),
     (lambda f: (f / "integrator.json").write_text("[]"), "holds no JSON object"),

@@ -13,7 +13,9 @@ from tiny import last_of, make_shop, save_encoder
 
 from weft.adapters import Adapter, Factors, fold
 from weft.backbones import load_backbone
+from weft.errors import WeftError
 from weft.recommenders.cross_encoder import add_head
+from weft.training import TrainSettings, train
 
 KINDS: list[Any] = ["x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora"]
 
@@ -78,10 +80,11 @@ def test_equal_weights_are_the_mean_of_the_deltas(encoder: Path, how: Any) -> No
     )
 
 
-def test_x_lora_agrees_with_a_naive_version(encoder: Path) -> None:
+@pytest.mark.parametrize("how", KINDS)
+def test_agrees_with_a_naive_version(encoder: Path, how: Any) -> None:
     """Two float64 passes; in the second, every adapter's part of every linear by itself."""
     both = [adapter_of(encoder, seed, rank=seed) for seed in (1, 2)]
-    made = integrated(encoder, both, "x_lora")
+    made = integrated(encoder, both, how)
     randomise(made, size=0.5)
     rows = made.training_rows(last_of(make_shop()).take(np.arange(2)))
     ids, mask = made.inputs(rows, np.arange(len(rows)))
@@ -89,32 +92,59 @@ def test_x_lora_agrees_with_a_naive_version(encoder: Path) -> None:
     with torch.no_grad():
         states = made.states(ids, mask)
     model: Any = load_backbone(str(encoder), precision="float32").model.double()
+    entered: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+        for block in model.encoder.layer
+    ]
     with torch.no_grad():
-        plain_last = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        head = made.integrator.head
-        logits = plain_last @ head.weight.double().T + head.bias.double()  # type: ignore[union-attr, operator]
-        scales = torch.softmax(logits.view(*logits.shape[:2], 2, 2), dim=-1)  # block, source
+        last = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        for handle in handles:
+            handle.remove()
+        scales = naive_scales(made.integrator, how, entered, last)
         for name in both[0].factors:
             block = int(name.split(".layer.")[1].split(".")[0])
-            linear = model.get_submodule(name)
+            if block not in scales:
+                continue
 
             def hook(_: Any, args: Any, out: Any, block: int = block, name: str = name) -> Any:
                 for source, one in enumerate(both):
                     f = one.factors[name]
                     part = args[0] @ f.a.double().T @ f.b.double().T * f.scaling
-                    out = out + scales[:, :, block, source, None] * part
+                    out = out + scales[block][:, :, source, None] * part
                 return out
 
-            linear.register_forward_hook(hook)
+            model.get_submodule(name).register_forward_hook(hook)
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-    np.testing.assert_allclose(states.numpy(), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(states.numpy(), expected.numpy(), atol=1e-5, rtol=1e-5)
+
+
+def naive_scales(
+    integrator: Any, how: Any, entered: list[torch.Tensor], last: torch.Tensor
+) -> dict[int, torch.Tensor]:
+    """Each block's weights [n, tokens, 2] out of what the plain backbone's blocks get and give."""
+
+    def gate(linear: Any, states: torch.Tensor) -> torch.Tensor:
+        return states @ linear.weight.double().T + linear.bias.double()
+
+    if how == "meteora":
+        return {
+            block: torch.softmax(gate(linear, entered[block]), dim=-1)
+            for block, linear in enumerate(integrator.gates)
+        }
+    if isinstance(how, dict):  # one pass: the top block alone, by what enters it
+        return {1: torch.softmax(gate(integrator.head, entered[1]), dim=-1)}
+    logits = gate(integrator.head, last)
+    return {b: torch.softmax(logits[:, :, 2 * b : 2 * b + 2], dim=-1) for b in (0, 1)}
 
 
 def test_meteora_keeps_only_the_largest_weights(encoder: Path) -> None:
     three = [adapter_of(encoder, seed) for seed in (1, 2, 3)]
     made = integrated(encoder, three, {"kind": "meteora", "top_k": 2})
-    weights = made.integrator._weights(torch.randn(4, 6, 3))  # type: ignore[operator]
+    logits = torch.randn(4, 6, 3)
+    weights = made.integrator._weights(logits)  # type: ignore[operator]
     assert ((weights == 0).sum(-1) == 1).all()
+    assert torch.equal((weights == 0).int().argmax(-1), logits.argmin(-1))
     torch.testing.assert_close(weights.sum(-1), torch.ones(4, 6))
 
 
@@ -137,3 +167,52 @@ def test_folding_one_adapter_is_the_stacked_stream(encoder: Path) -> None:
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
         torch.testing.assert_close(made.states(ids, mask), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["x_lora", "meteora"])
+def test_deberta_projects_positions_with_equal_weights(tmp_path: Path, how: str) -> None:
+    """Gates at zero weigh tokens equally too, so it is the mean of the deltas all through."""
+    deberta = save_encoder("deberta", tmp_path / "deberta")
+    both = [adapter_of(deberta, seed, rank=2) for seed in (1, 2)]
+    made = integrated(deberta, both, how)
+    with torch.no_grad():
+        for parameter in made.integrator.parameters():
+            parameter.zero_()
+    mean = {
+        name: Factors(
+            torch.cat([one.factors[name].a for one in both]),
+            torch.cat([one.factors[name].b for one in both], dim=1),
+            both[0].factors[name].scaling / 2,
+        )
+        for name in both[0].factors
+    }
+    alone = plain(deberta, adapter=Adapter(mean, both[0].manifest, both[0].saved))
+    np.testing.assert_allclose(
+        made.score(HISTORIES, CANDIDATES), alone.score(HISTORIES, CANDIDATES), atol=2e-6
+    )
+
+
+def test_an_architecture_that_feeds_linears_something_else_is_refused(tmp_path: Path) -> None:
+    """DeBERTa v1 projects positions by modules of their own, of which streams know nothing."""
+    from tiny import save_tokenizer
+    from transformers import DebertaConfig, DebertaModel
+
+    folder = tmp_path / "deberta-v1"
+    config = DebertaConfig(
+        vocab_size=save_tokenizer(folder), hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=48, max_position_embeddings=160,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    DebertaModel(config).save_pretrained(folder)
+    both = [adapter_of(folder, seed, targets="all-linear") for seed in (1, 2)]
+    made = integrated(folder, both, "x_cross")
+    with pytest.raises(WeftError, match="adapters of this architecture can't be integrated"):
+        made.score(HISTORIES, CANDIDATES)
+
+
+def test_integrators_refuse_gradient_checkpointing(encoder: Path) -> None:
+    made = integrated(encoder, [adapter_of(encoder, seed) for seed in (1, 2)], "x_lora")
+    how = TrainSettings(batch=2, gradient_checkpointing=True)
+    with pytest.raises(WeftError, match="without gradient_checkpointing"):
+        train(made, [last_of(make_shop())], how, seed=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -213,26 +215,47 @@ def test_kept_activations_change_no_loss(encoder: Path, tmp_path: Path, how: Any
 
 
 def test_kept_activations_stay_within_their_budget(tmp_path: Path) -> None:
-    kept = Activations(tmp_path, budget=1000)
+    kept = Activations(tmp_path / "one", budget=1000)
     kept.put("a", torch.zeros(200))
     kept.put("b", torch.ones(200))  # 1600 bytes in all
     assert kept.get("b") is None and torch.equal(kept.get("a"), torch.zeros(200))  # type: ignore[arg-type]
-    again = Activations(tmp_path, budget=1000)
-    again.put("c", torch.ones(100))
-    assert again.get("c") is None
-    (tmp_path / "a.safetensors").write_bytes(b"damaged")
+    beside = Activations(tmp_path / "other", budget=1000)  # one budget for all of a root's folders
+    beside.put("c", torch.ones(100))
+    assert beside.get("c") is None
+    again = Activations(tmp_path / "one", budget=1000)
+    (tmp_path / "one" / "a.safetensors").write_bytes(b"damaged")
     assert again.get("a") is None
 
 
 def test_other_negatives_are_other_activations(tmp_path: Path) -> None:
     encoder = save_encoder("bert", tmp_path / "bert")
+    shop = make_shop()
+    examples = last_of(shop).take(np.arange(4))
+    made = integrated(encoder, adapters(encoder), "x_cross", activations=tmp_path / "kept")
+    before = made.loss(examples).item()
+    expected = integrated(encoder, adapters(encoder), "x_cross")
+    for one in (made, expected):  # popularity in six users' sequences instead of everyone's
+        one.know(last_of(shop).take(np.arange(6)))
+    assert abs(made.loss(examples).item() - expected.loss(examples).item()) < 1e-5
+    assert abs(made.loss(examples).item() - before) > 1e-6
+
+
+def test_a_full_disk_only_costs_time(tmp_path: Path) -> None:
+    encoder = save_encoder("bert", tmp_path / "bert")
     examples = last_of(make_shop()).take(np.arange(4))
     made = integrated(encoder, adapters(encoder), "x_cross", activations=tmp_path / "kept")
-    made.loss(examples)
-    made.know(last_of(make_shop()))
-    expected = integrated(encoder, adapters(encoder), "x_cross")
-    expected.know(last_of(make_shop()))
-    assert abs(made.loss(examples).item() - expected.loss(examples).item()) < 1e-6
+    expected = made.loss(examples).item()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        full = integrated(encoder, adapters(encoder), "x_cross", activations=tmp_path / "full")
+        again = full.loss(examples).item()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert abs(again - expected) < 1e-6
+    assert not list((tmp_path / "full").rglob("*.safetensors"))
 
 
 def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:

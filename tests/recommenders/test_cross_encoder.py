@@ -41,7 +41,10 @@ def make(
     said: CrossEncoderSettings = SETTINGS,
     **how: Any,
 ) -> CrossEncoder:
-    return CrossEncoder(load_backbone(str(folder), precision="float32"), said, catalogue, **how)
+    made = CrossEncoder(load_backbone(str(folder), precision="float32"), said, catalogue, **how)
+    for shop in (make_shop(), make_shop(96)):
+        made.know(last_of(shop))
+    return made
 
 
 def adapter_of(folder: Path, seed: int = 1) -> Adapter:
@@ -134,9 +137,13 @@ def test_equal_texts_have_equal_bits(bert: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_the_short_last_block_gives_the_same_numbers(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["weft_short", "eager", "sdpa"])  # masks of either kind
+def test_the_short_last_block_gives_the_same_numbers(
+    kind: str, attention: str, tmp_path: Path
+) -> None:
     folder = save_encoder(kind, tmp_path / kind)
     made, model = make(folder), load_backbone(str(folder), precision="float32").model
+    made.model.set_attn_implementation(attention)  # type: ignore[operator]
     rows = made.training_rows(last_of(make_shop()).take(np.arange(3)))
     ids, mask = made.inputs(rows, np.arange(len(rows)))
     with torch.no_grad():
@@ -149,6 +156,43 @@ def test_the_short_last_block_gives_the_same_numbers(kind: str, tmp_path: Path) 
 def test_other_blocks_stay_as_they_are(tmp_path: Path) -> None:
     model = load_backbone(str(save_encoder("deberta", tmp_path / "d")), precision="float32").model
     assert not last_block_for_first_token(model)
+
+
+def test_a_model_without_a_list_of_blocks_stays_as_it_is(tmp_path: Path) -> None:
+    from transformers import AlbertConfig, AlbertModel
+
+    config = AlbertConfig(
+        vocab_size=90,
+        hidden_size=32,
+        embedding_size=16,
+        num_attention_heads=4,
+        intermediate_size=48,
+    )
+    assert not last_block_for_first_token(AlbertModel(config))
+
+
+def test_a_token_in_front_of_a_causal_text_is_not_pooled(tmp_path: Path) -> None:
+    """It sees nothing, so it would give all candidates one score."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = save_causal("llama", tmp_path / "llama")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    tokenizer.save_pretrained(folder)
+    made = make(folder, make_shop().items)
+    assert made.prompt.prompts(np.array([start], np.int32), made.tokens(make_shop().items), [0])
+    assert not made.prompt.framed
+    assert made.score(HISTORIES, CANDIDATES).std(axis=1).min() > 1e-4
+
+
+def test_popularity_must_be_known_before_training(bert: Path) -> None:
+    made = CrossEncoder(load_backbone(str(bert), precision="float32"), SETTINGS)
+    with pytest.raises(WeftError, match=r"domain 'shop' .* call know\(split\.train\) first"):
+        made.loss(last_of(make_shop()))
 
 
 def test_a_causal_model_is_pooled_at_its_last_token(tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ from weft.errors import WeftError
 
 Targets = Literal["all-linear", "query-value"] | list[str]
 _HEADS = ("pooler", "lm_head", "classifier", "scorer")
-_QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj")
+_QUERY = ("query", "query_proj", "q_proj", "q_lin", "q")
+_VALUE = ("value", "value_proj", "v_proj", "v_lin", "v")
 
 
 class LoraSettings(BaseModel):
     """Shape of the adapters. `targets` are module names or name endings, or `all-linear`, or
-    `query-value`: the two projections that Hu et al. adapt, whatever an architecture calls them."""
+    `query-value`: the two projections that Hu et al. adapt, under the names that most architectures
+    have for them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -140,7 +142,7 @@ def _wanted(name: str, targets: Targets) -> bool:
         # Heads that a plain forward pass never reaches have no gradient, so no adapter either.
         return not any(part in _HEADS for part in name.split("."))
     if targets == "query-value":
-        return name.rpartition(".")[2] in _QUERY_VALUE
+        return name.rpartition(".")[2] in _QUERY + _VALUE
     return any(name == target or name.endswith("." + target) for target in targets)
 
 

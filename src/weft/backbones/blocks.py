@@ -46,6 +46,7 @@ class Blocks:
         self._after: After | None = None
         self._before: Before | None = None
         self._start: tuple[int, Tensor] | None = None
+        self.batch = [0]  # texts of this pass
         for index, block in enumerate(self.list):
             block.forward = self._passing(index, block.forward)
             block.register_forward_hook(self._hook(index))
@@ -68,6 +69,7 @@ class Blocks:
         is `states`, so that block b gets it, or the model's final norm if there is no such block.
         """
         self._after, self._before, self._start = after, before, start
+        self.batch[0] = len(ids)
         try:
             out: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         finally:
@@ -129,6 +131,13 @@ class Blocks:
         return hook
 
 
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with a mask that is added (eager attention) or true where tokens are seen (sdpa)."""
+    if mask.dtype != torch.bool:
+        return scores + mask
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+
+
 def last_block_for_first_token(model: nn.Module) -> bool:
     """Let the last block compute its first token alone, where it is of a kind that weft knows.
 
@@ -136,7 +145,10 @@ def last_block_for_first_token(model: nn.Module) -> bool:
     last hidden state is [n, 1, d] from then on, the same numbers as before. Returns whether it was
     done; it is for encoders of BERT's and RoBERTa's kind.
     """
-    block: Any = find_blocks(model)[1][-1]
+    try:
+        block: Any = find_blocks(model)[1][-1]
+    except WeftError:
+        return False
     if type(block).__name__ not in ("BertLayer", "RobertaLayer", "XLMRobertaLayer"):
         return False
 
@@ -154,7 +166,7 @@ def last_block_for_first_token(model: nn.Module) -> bool:
         )
         scores = (q @ k.transpose(2, 3)) * own.scaling
         if attention_mask is not None:
-            scores = scores + attention_mask[:, :, :1]
+            scores = _masked(scores, attention_mask[:, :, :1])
         read = (torch.softmax(scores, dim=-1) @ v).transpose(1, 2).flatten(2)
         state: Tensor = block.feed_forward_chunk(out(read, first))
         return state

@@ -49,8 +49,11 @@ def evaluate(
     drawn: Annotated[int, typer.Option(min=1, help="Candidates drawn beside the target.")] = 29,
     by: Annotated[str, typer.Option(help="How they are drawn: uniform or popularity.")] = "uniform",
     split: Annotated[
-        str, typer.Option(help="leave_one_out, or by_user: a fifth of the users, 3:1:1.")
-    ] = "leave_one_out",
+        str | None,
+        typer.Option(
+            help="leave_one_out or by_user (3:1:1); the one it was trained under unless given."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
     users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
     full: Annotated[
@@ -73,10 +76,11 @@ def evaluate(
 
     check_folder(out, new=True)  # before the work, not after it
     loaded = load_domain(domain)
-    recommender = load_recommender(model).recommender
+    found = load_recommender(model)
+    recommender = found.recommender
     recommender.use(loaded.items)
     whole = ranks_catalogues_by_default(recommender.settings) if full is None else full
-    asked = {"seed": seed, "users": users, "full": whole, "split": split}
+    asked = {"seed": seed, "users": users, "full": whole, "split": split or found.split}
     settings = checked(EvaluationSettings, asked | {"candidates": {"drawn": drawn, "by": by}})
     parts = make_split(loaded, settings.split)
     result = measure(recommender, parts.test, settings, counts=train_counts(parts.train))

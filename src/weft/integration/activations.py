@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weft.artifacts.atomic import new_file
+from weft.errors import WeftError
 
 BUDGET = 8 << 30
 
 
 class Activations:
-    """A folder of tensors by name, which takes no more once `budget` bytes are in it.
+    """A folder of tensors by name, which takes no more once `budget` bytes are in it and the folders
+    beside it.
 
     Several processes may use one folder: a tensor is written aside and renamed. What can't be read
     or written is computed again, so the folder may be emptied at any time.
@@ -26,7 +28,10 @@ class Activations:
     def __init__(self, folder: Path, budget: int = BUDGET) -> None:
         self.folder, self.budget = folder, budget
         folder.mkdir(parents=True, exist_ok=True)
-        self._used = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        self._used = 0
+        for file in folder.parent.glob("*/*.safetensors"):
+            with suppress(OSError):  # another process may be done with it
+                self._used += file.stat().st_size
         self.found = self.missed = 0
 
     def get(self, name: str) -> Tensor | None:
@@ -46,7 +51,10 @@ class Activations:
         if self._used + size > self.budget:
             return
         self._used += size
-        with suppress(OSError), new_file(self.folder / f"{name}.safetensors") as file:
+        with (
+            suppress(OSError, SafetensorError, WeftError),
+            new_file(self.folder / f"{name}.safetensors") as file,
+        ):
             save_file({"states": tensor.detach().cpu().contiguous()}, file)
 
 

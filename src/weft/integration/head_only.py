@@ -34,7 +34,7 @@ class HeadOnly(Integrator):
             raise WeftError(f"head trains on one adapter, not {len(adapters)}")
         super().__init__(blocks, adapters)
         self.settings = settings
-        stack(blocks.model, adapters)
+        stack(blocks, adapters)
 
     @property
     def streams(self) -> int:

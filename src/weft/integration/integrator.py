@@ -35,6 +35,11 @@ class Integrator(nn.Module, ABC):
         return found  # type: ignore[no-any-return]
 
     @property
+    def numbers(self) -> int:
+        """How many trained numbers a score depends on."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
     @abstractmethod
     def streams(self) -> int:
         """s of what `frozen` gives."""

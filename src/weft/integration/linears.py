@@ -8,7 +8,6 @@ are summed with weights for each token. Both take and give what the linear did t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +68,10 @@ class _Frozen(nn.Module):
 
     def __init__(self, linear: nn.Linear, factors: Sequence[Factors | None]) -> None:
         super().__init__()
+        self.name = ""
+        self.batch: list[int] | None = (
+            None  # of one, shared by a model's linears: rows of this pass
+        )
         self.shared: int | None = None  # set while the input is no text's, but this stream's alone
         self.weight, self.bias = linear.weight, linear.bias
         a, b = _stacked(linear, factors)
@@ -76,6 +79,14 @@ class _Frozen(nn.Module):
         self.register_buffer("b", b, persistent=False)
         self.a: Tensor
         self.b: Tensor
+
+    def _check(self, x: Tensor) -> None:
+        """The input must be the batch's texts: some architectures feed a linear something else."""
+        if self.batch is not None and x.shape[0] != self.batch[0]:
+            raise WeftError(
+                f"'{self.name}' is given {list(x.shape)} where a batch of {self.batch[0]} texts is "
+                "read: adapters of this architecture can't be integrated"
+            )
 
 
 class StackedLinear(_Frozen):
@@ -90,6 +101,7 @@ class StackedLinear(_Frozen):
         if self.shared is not None:
             out = nn.functional.linear(x, self.weight, self.bias)
             return out + x @ self.a[self.shared].T @ self.b[self.shared].T
+        self._check(x)
         rows = x.reshape(len(self.a), -1, x.shape[-1])
         out = nn.functional.linear(rows, self.weight, self.bias)
         out = torch.baddbmm(out, rows @ self.a.mT, self.b.mT)
@@ -123,6 +135,7 @@ class MixedLinear(_Frozen):
             return out
         if self.shared is not None:
             return out + x @ self.a.T @ self.b.T / (len(self.a) // self.rank)
+        self._check(x)
         narrow = (x @ self.a.T).view(*x.shape[:-1], -1, self.rank)
         # A block may compute its first token alone: [batch, 1, in] then.
         weighted = (narrow * scales[:, : x.shape[1], :, None].to(x.dtype)).flatten(-2)
@@ -135,8 +148,3 @@ def block_of(name: str, blocks: str) -> int:
     if not name.startswith(blocks + "."):
         return -1
     return int(name[len(blocks) + 1 :].partition(".")[0])
-
-
-def state(module: nn.Module) -> dict[str, Any]:
-    """Detached copies of a module's trained tensors."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

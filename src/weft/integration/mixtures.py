@@ -53,7 +53,7 @@ class _Mixture(Integrator):
     def __init__(self, blocks: Blocks, adapters: Sequence[Adapter], first: int) -> None:
         super().__init__(blocks, adapters)
         self.first = first
-        self._scales = mix(blocks.model, adapters, blocks.name)
+        self._scales = mix(blocks, adapters)
 
     @property
     def _mixed(self) -> range:

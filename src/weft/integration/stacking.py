@@ -15,27 +15,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.adapters import Adapter
-from weft.integration.linears import MixedLinear, Scales, StackedLinear, block_of, put_on
+from weft.adapters import Adapter, Factors
+from weft.backbones.blocks import Blocks
+from weft.integration.linears import (
+    Made,
+    MixedLinear,
+    Scales,
+    StackedLinear,
+    block_of,
+    put_on,
+)
 
 
-def stack(model: nn.Module, adapters: Sequence[Adapter]) -> None:
-    """Let the model run n streams, one for each adapter, as one batch [n · batch, …], in place."""
-    made = put_on(model, adapters, lambda linear, factors, _: StackedLinear(linear, factors))
-    _project_positions(model, made.values())
+def stack(blocks: Blocks, adapters: Sequence[Adapter]) -> None:
+    """Let a model run n streams, one for each adapter, as one batch [n · batch, …], in place."""
+    _put_on(blocks, adapters, lambda linear, factors, _: StackedLinear(linear, factors))
 
 
-def mix(model: nn.Module, adapters: Sequence[Adapter], blocks: str) -> Scales:
-    """Let the model run one stream with the adapters weighted by what is returned, in place;
-    `blocks` is the name of the model's list of blocks."""
+def mix(blocks: Blocks, adapters: Sequence[Adapter]) -> Scales:
+    """Let a model run one stream with the adapters weighted by what is returned, in place."""
     scales = Scales()
-    made = put_on(
-        model,
-        adapters,
-        lambda linear, factors, name: MixedLinear(linear, factors, block_of(name, blocks), scales),
-    )
-    _project_positions(model, made.values())
+
+    def make(linear: nn.Linear, factors: Sequence[Factors | None], name: str) -> nn.Module:
+        return MixedLinear(linear, factors, block_of(name, blocks.name), scales)
+
+    _put_on(blocks, adapters, make)
     return scales
+
+
+def _put_on(blocks: Blocks, adapters: Sequence[Adapter], make: Made) -> None:
+    made = put_on(blocks.model, adapters, make)
+    for name, linear in made.items():
+        if isinstance(linear, StackedLinear | MixedLinear):
+            linear.name, linear.batch = name, blocks.batch
+    _project_positions(blocks.model, made.values())
 
 
 def _project_positions(model: nn.Module, made: Iterable[nn.Module]) -> None:

@@ -76,7 +76,13 @@ class XCross(Integrator):
             (torch.randn(shape, generator=generator) * START).to(device) for _ in range(layers)
         )
         self.w = nn.Parameter(torch.full((n,), 1 / n, device=device))
-        stack(blocks.model, adapters)
+        stack(blocks, adapters)
+
+    @property
+    def numbers(self) -> int:
+        """W_cat's rows of terms whose β or γ is 0 don't count."""
+        terms = int(self.settings.beta != 0) + int(self.settings.gamma != 0)
+        return self.w.numel() + sum(int(w.numel()) * terms // 2 for w in self.w_cat)
 
     @property
     def streams(self) -> int:

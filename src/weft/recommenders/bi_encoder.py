@@ -29,6 +29,7 @@ from weft.backbones import Backbone
 from weft.backbones.blocks import longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
+from weft.recommenders.catalogued import Catalogued, told
 from weft.recommenders.equip import equip
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
@@ -37,10 +38,9 @@ from weft.text import (
     Structure,
     TextSettings,
     assemble,
+    encode_items,
     encode_titles,
-    item_texts,
     pad,
-    tokenize_items,
 )
 
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
@@ -75,7 +75,7 @@ def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
     return vectors
 
 
-class BiEncoder:
+class BiEncoder(Catalogued):
     """A recommender over a catalogue: backbone + adapter, scores are cosines.
 
     With `adapter` its delta is folded into the weights: for use. With `lora` LoRA linears are
@@ -95,13 +95,12 @@ class BiEncoder:
         lora_seed: int = 0,
         cache: Path | None = None,
     ) -> None:
+        super().__init__(catalogue)
         self.backbone = backbone
         self.settings = settings
         self.model = backbone.model
         self.structure = Structure.for_tokenizer(backbone.tokenizer)
-        self._catalogue = catalogue
         self._cache = cache
-        self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
         self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
         longest = longest_input(self.model)
@@ -112,14 +111,6 @@ class BiEncoder:
             )
         self.attached, self._weights = equip(backbone, adapter, lora, lora_seed)
 
-    @property
-    def catalogue(self) -> Catalogue:
-        if self._catalogue is None:
-            raise WeftError(
-                "this recommender was made without a catalogue; name one to score items"
-            )
-        return self._catalogue
-
     def use(self, catalogue: Catalogue) -> None:
         """Score this catalogue from now on."""
         if catalogue is not self._catalogue:
@@ -127,14 +118,8 @@ class BiEncoder:
 
     # --- text to vectors
 
-    def tokens(self, catalogue: Catalogue) -> ItemTokens:
-        """The catalogue's item tokens, made once for each catalogue."""
-        known = self._tokens.get(id(catalogue))
-        if known is None:
-            texts = item_texts(catalogue, self.settings.text)
-            made = tokenize_items(self.backbone.tokenizer, texts, self.settings.text.tokens)
-            known = self._tokens[id(catalogue)] = (catalogue, made)
-        return known[1]
+    def _tokenize(self, catalogue: Catalogue) -> ItemTokens:
+        return encode_items(self.backbone.tokenizer, catalogue, self.settings.text)
 
     def _assemble_histories(self, tokens: ItemTokens, histories: Histories) -> Ragged:
         recent = [history[::-1][: self.settings.history_items] for history in histories]
@@ -267,10 +252,6 @@ class BiEncoder:
         )
         return pairs
 
-    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
-        """The k best items of the catalogue for each history."""
-        return best(self.score(histories), k, histories if mask_history else None)
-
     def top_k_of_titles(
         self, histories: Sequence[Sequence[str]], k: int, *, mask_history: bool = True
     ) -> Ranking:
@@ -278,9 +259,7 @@ class BiEncoder:
 
         With `mask_history`, catalogue items whose title is in the history are left out.
         """
-        flat = [title for history in histories for title in history]
-        ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
-        rows = np.split(np.arange(len(flat)), ends[:-1]) if len(histories) else []
+        flat, rows = told(histories)
         tokens = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
         users = self.encode(self._assemble_histories(tokens, rows))
         masked = rows_with_titles(self.catalogue, histories) if mask_history else None

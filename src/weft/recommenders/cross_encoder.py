@@ -26,18 +26,19 @@ from weft.backbones.blocks import last_block_for_first_token, longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates, train_counts
+from weft.recommenders.catalogued import Catalogued, told
 from weft.recommenders.equip import equip
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
     ItemTokens,
     Ragged,
     TextSettings,
+    encode_items,
     encode_titles,
-    item_texts,
     pad,
-    tokenize_items,
+    ragged,
 )
-from weft.text.pair import PairPrompt, PairSettings, ragged
+from weft.text.pair import PairPrompt, PairSettings
 
 WIDTHS = 8  # inputs are as wide as a multiple of this: memory that fits one step fits the next
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
@@ -92,7 +93,7 @@ def add_head(model: Any, seed: int) -> dict[str, nn.Module]:
     return {"pooler": model.pooler, "scorer": model.scorer}
 
 
-class CrossEncoder:
+class CrossEncoder(Catalogued):
     """A recommender over a catalogue: backbone + adapter + head, scores are logits.
 
     With `adapter` its delta is folded into the weights and its head put on: for use. With `lora`
@@ -111,6 +112,7 @@ class CrossEncoder:
         lora_seed: int = 0,
         cache: Path | None = None,  # of item vectors: there are none here
     ) -> None:
+        super().__init__(catalogue)
         self.backbone, self.settings, self.model = backbone, settings, backbone.model
         self.prompt = PairPrompt(backbone.tokenizer, settings.prompt)
         longest = longest_input(self.model)
@@ -132,9 +134,7 @@ class CrossEncoder:
         ):
             raise WeftError("the adapter has no pooler and scorer, so a cross-encoder can't use it")
         self._equip(adapter, lora, lora_seed)
-        self._catalogue = catalogue
-        self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
-        self._counts: dict[int, tuple[Catalogue, NDArray[np.int64]]] = {}
+        self._counts: dict[str, NDArray[np.int64]] = {}
 
     def _equip(self, adapter: Adapter | None, lora: LoraSettings | None, lora_seed: int) -> None:
         self.attached, self._weights = equip(self.backbone, adapter, lora, lora_seed)
@@ -142,32 +142,14 @@ class CrossEncoder:
             for module in self.head.values():
                 module.requires_grad_(True)
 
-    @property
-    def catalogue(self) -> Catalogue:
-        if self._catalogue is None:
-            raise WeftError(
-                "this recommender was made without a catalogue; name one to score items"
-            )
-        return self._catalogue
-
-    def use(self, catalogue: Catalogue) -> None:
-        """Score this catalogue from now on."""
-        self._catalogue = catalogue
-
     def know(self, train: Examples) -> None:
         """Draw training's candidates by the popularities in this, a split's whole training part."""
-        self._counts[id(train.domain.items)] = (train.domain.items, train_counts(train))
+        self._counts[train.domain.hash] = train_counts(train)
 
     # --- text to states
 
-    def tokens(self, catalogue: Catalogue) -> ItemTokens:
-        """The catalogue's item tokens, made once for each catalogue."""
-        known = self._tokens.get(id(catalogue))
-        if known is None:
-            texts = item_texts(catalogue, self.settings.text)
-            made = tokenize_items(self.backbone.tokenizer, texts, self.settings.text.tokens)
-            known = self._tokens[id(catalogue)] = (catalogue, made)
-        return known[1]
+    def _tokenize(self, catalogue: Catalogue) -> ItemTokens:
+        return encode_items(self.backbone.tokenizer, catalogue, self.settings.text)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[n, d]: the last hidden state of the pooled token of ids and mask [n, tokens]."""
@@ -225,9 +207,9 @@ class CrossEncoder:
         return self._scores(tokens, histories, candidates)
 
     def _scores(
-        self, told: ItemTokens, histories: Histories, candidates: IntArray | None
+        self, spoken: ItemTokens, histories: Histories, candidates: IntArray | None
     ) -> NDArray[np.float32]:
-        """`score` for histories that are rows of `told`."""
+        """`score` for histories that are rows of `spoken`."""
         tokens = self.tokens(self.catalogue)
         longest = int(tokens.lengths.max(initial=0))
         every = np.arange(len(tokens))
@@ -240,17 +222,13 @@ class CrossEncoder:
             for user in range(first, min(first + step, len(histories))):
                 asked = every if candidates is None else np.asarray(candidates[user])
                 items, place = np.unique(tokens.text[asked], return_inverse=True)
-                begin = self.prompt.history(told, histories[user], longest)
+                begin = self.prompt.history(spoken, histories[user], longest)
                 places.append(place + len(rows))
                 rows += self.prompt.prompts(begin, tokens, items)
             scores = self.score_rows(ragged(rows))
             for user, place in enumerate(places, start=first):
                 out[user] = scores[place]
         return out
-
-    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
-        """The k best items of the catalogue for each history."""
-        return best(self.score(histories), k, histories if mask_history else None)
 
     def top_k_of_titles(
         self, histories: Sequence[Sequence[str]], k: int, *, mask_history: bool = True
@@ -259,12 +237,10 @@ class CrossEncoder:
 
         With `mask_history`, catalogue items whose title is in the history are left out.
         """
-        flat = [title for history in histories for title in history]
-        ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
-        rows = np.split(np.arange(len(flat)), ends[:-1]) if len(histories) else []
-        told = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
+        flat, rows = told(histories)
+        tokens = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
         masked = rows_with_titles(self.catalogue, histories) if mask_history else None
-        return best(self._scores(told, rows, None), k, masked)
+        return best(self._scores(tokens, rows, None), k, masked)
 
     # --- training
 
@@ -278,13 +254,19 @@ class CrossEncoder:
     def training_rows(self, batch: Examples) -> Ragged:
         """n · (1 + drawn) prompts: of each example the target, then what is drawn for it.
 
-        What is drawn for an example is the same in every epoch.
+        What is drawn for an example is the same in every epoch. Raises a `WeftError` where it is by
+        popularity and the domain's is not known.
         """
         items = batch.domain.items
         tokens = self.tokens(items)
-        known = self._counts.get(id(items))
+        counts = self._counts.get(batch.domain.hash)
+        if counts is None and self.settings.by == "popularity":
+            raise WeftError(
+                f"candidates of domain '{batch.domain.name}' are drawn by popularity in training: "
+                "call know(split.train) first"
+            )
         draw = CandidateSettings(drawn=self.settings.drawn, by=self.settings.by)
-        drawn = draw_candidates(batch, draw, 0, known[1] if known else None)
+        drawn = draw_candidates(batch, draw, 0, counts)
         longest = int(tokens.lengths.max(initial=0))
         rows: list[NDArray[np.int32]] = []
         for history, asked in zip(batch.histories(), drawn, strict=True):

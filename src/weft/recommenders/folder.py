@@ -6,9 +6,10 @@ items.parquet is the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weft.adapters import Adapter, load_adapter, write_adapter
 from weft.adapters.adapter import MANIFEST
@@ -42,8 +43,11 @@ def save_recommender(
 class LoadedRecommender:
     """A recommender from a folder, asked in titles or item ids and answering in items."""
 
-    def __init__(self, recommender: AnyRecommender) -> None:
+    def __init__(
+        self, recommender: AnyRecommender, split: str | Mapping[str, Any] = "leave_one_out"
+    ) -> None:
         self.recommender = recommender
+        self.split = split  # under which it was trained: other splits may test what it has seen
 
     @property
     def catalogue(self) -> Catalogue:
@@ -106,7 +110,8 @@ def load_recommender(
     folder = Path(path)
     if is_integrator(folder):
         other = Path(items) if items is not None else None
-        return LoadedRecommender(load_integrated(folder, other, precision=precision, device=device))
+        trained, made = load_integrated(folder, other, precision=precision, device=device)
+        return LoadedRecommender(made, trained.manifest.get("split", "leave_one_out"))
     adapter = load_adapter(folder)
     said = adapter.manifest.get("recommender")
     if not isinstance(said, dict):
@@ -126,5 +131,6 @@ def load_recommender(
             precision=precision,
             device=device,
             cache=folder / ".vectors",
-        )
+        ),
+        adapter.manifest.get("split", "leave_one_out"),
     )

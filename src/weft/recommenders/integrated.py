@@ -11,7 +11,8 @@ from torch import Tensor
 
 from weft.adapters import Adapter, LoraSettings, check_backbone
 from weft.adapters.lora import turn_dropout_off
-from weft.artifacts.hashing import hash_json
+from weft.artifacts.hashing import hash_arrays, hash_json
+from weft.artifacts.stages import library_versions
 from weft.backbones import Backbone
 from weft.backbones.blocks import Blocks
 from weft.data.domain import Catalogue, Examples
@@ -21,7 +22,7 @@ from weft.integration.activations import BUDGET, Activations, joined
 from weft.integration.kinds import AnyIntegratorSettings
 from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings
 
-OWN = "integrator."  # where the integrator's tensors are among a model's
+KEPT = 1  # raised when frozen activations become others, so that old ones are not found
 
 
 class Integrated(CrossEncoder):
@@ -33,6 +34,8 @@ class Integrated(CrossEncoder):
     `budget` bytes. Raises a `WeftError` for adapters of another backbone, without a head, or whose
     head has another shape, for too few of them and for too many integrated blocks.
     """
+
+    checkpoints_gradients = False  # what a block computes again would not be what it was
 
     def __init__(
         self,
@@ -54,10 +57,6 @@ class Integrated(CrossEncoder):
             self._take(tensors)
         self._folder, self._budget = activations, budget
         self._activations: Activations | None = None
-
-    def know(self, train: Examples) -> None:
-        super().know(train)
-        self._activations = None  # other candidates are drawn from now on
 
     def _equip(self, adapter: Adapter | None, lora: LoraSettings | None, lora_seed: int) -> None:
         """Stack the adapters in the model, and take over the best one's head."""
@@ -112,11 +111,8 @@ class Integrated(CrossEncoder):
 
     def trainable(self) -> dict[str, int]:
         """How many numbers are trained: of the `integrator`, and of the `head` (pooler, scorer)."""
-        count = {"integrator": 0, "head": 0}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                count["integrator" if name.startswith(OWN) else "head"] += parameter.numel()
-        return count
+        head = sum(p.numel() for module in self.head.values() for p in module.parameters())
+        return {"integrator": self.integrator.numbers, "head": head}
 
     # --- states
 
@@ -139,33 +135,34 @@ class Integrated(CrossEncoder):
             return self.integrator.frozen(ids, mask)
         if self._activations is None:
             self._activations = Activations(self._folder / self._frozen_key(), self._budget)
-        kept = self._activations
+        kept, each = self._activations, len(ids) // len(batch)
+        parts = [slice(place * each, (place + 1) * each) for place in range(len(batch))]
+        widths = [int(mask[part].sum(1).max()) for part in parts]
         names = [
-            hash_json([batch.domain.hash, user, end])[:32]
-            for user, end in zip(batch.user.tolist(), batch.end.tolist(), strict=True)
+            hash_arrays({"ids": ids[p, :w].cpu().numpy(), "mask": mask[p, :w].cpu().numpy()})[:32]
+            for p, w in zip(parts, widths, strict=True)
         ]
         found = [kept.get(name) for name in names]
-        each = len(ids) // len(batch)
-        for place, (name, known) in enumerate(zip(names, found, strict=True)):
-            if known is not None:
+        for place, (part, width) in enumerate(zip(parts, widths, strict=True)):
+            if found[place] is not None:
                 continue
-            part = slice(place * each, (place + 1) * each)
-            length = int(mask[part].sum(1).max())
-            made = self.integrator.frozen(ids[part, :length], mask[part, :length])
+            made = self.integrator.frozen(ids[part, :width], mask[part, :width])
             found[place] = made.view(self.integrator.streams, each, *made.shape[1:])
-            kept.put(name, found[place])  # type: ignore[arg-type]
-        parts = [one.to(ids.device) for one in found if one is not None]
-        return joined(parts, ids.shape[1]).flatten(0, 1)
+            kept.put(names[place], found[place])  # type: ignore[arg-type]
+        ready = [one.to(ids.device) for one in found if one is not None]
+        return joined(ready, ids.shape[1]).flatten(0, 1)
 
     def _frozen_key(self) -> str:
-        """Of everything that frozen activations depend on, beside the example."""
+        """Of everything that frozen activations depend on, beside the prompts."""
+        parameter = next(self.model.parameters())
         return hash_json(
             [
+                KEPT,
+                library_versions(),
                 self.backbone.fingerprint,
                 [one.weights_hash for one in self.adapters],
                 self.integrator.frozen_by,
-                self.settings.model_dump(mode="json"),
-                str(next(self.model.parameters()).dtype),
-                [counts.tolist() for _, counts in self._counts.values()],
+                self._first,
+                [str(parameter.dtype), parameter.device.type],
             ]
         )[:32]

@@ -129,10 +129,15 @@ def load_integrator(path: Path) -> TrainedIntegrator:
         if adapter.weights_hash != one.hash:
             raise WeftError(f"{place} is not the adapter that {SAID} names (its hash differs)")
         adapters.append(adapter)
-    try:
-        settings = integrator_settings(said.integrator)
-    except WeftError as error:
-        raise WeftError(f"{path / SAID}: integrator: {error}") from None
+    for field, check in (
+        ("recommender", lambda: checked(CrossEncoderSettings, said.recommender)),
+        ("integrator", lambda: integrator_settings(said.integrator)),
+    ):
+        try:
+            settings = check()
+        except WeftError as error:
+            raise WeftError(f"{path / SAID}: {field}: {error}") from None
+    assert not isinstance(settings, CrossEncoderSettings)
     if not 0 <= said.best < len(adapters):
         raise WeftError(f"{path / SAID}: best: there is no adapter {said.best}")
     file = open_tensors(path / WEIGHTS)
@@ -181,8 +186,9 @@ def integrated_recommender(
 
 def load_integrated(
     path: Path, items: Path | None, *, precision: Precision = "auto", device: str = "cpu"
-) -> Integrated:
-    """A recommender from an integrator's folder; `items` is another catalogue to rank."""
+) -> tuple[TrainedIntegrator, Integrated]:
+    """An integrator's folder and the recommender in it; `items` is another catalogue to rank."""
     trained = load_integrator(path)
     catalogue = load_catalogue(items if items is not None else path)
-    return integrated_recommender(trained, catalogue, precision=precision, device=device)
+    made = integrated_recommender(trained, catalogue, precision=precision, device=device)
+    return trained, made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from weft.adapters import Adapter, LoraSettings
 from weft.backbones import Backbone
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
+from weft.recommenders.catalogued import Catalogued, told
 from weft.recommenders.equip import equip
 from weft.recommenders.lm.model import LanguageModel
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
@@ -21,7 +22,7 @@ from weft.text import ItemTokens, TextSettings
 from weft.text.prompt import Prompts, title_tokens
 
 
-class Prompted(ABC):
+class Prompted(Catalogued):
     """A backbone with its causal head, an adapter, a catalogue's title tokens.
 
     With `adapter` its delta is folded into the weights: for use. With `lora` LoRA linears are
@@ -39,38 +40,20 @@ class Prompted(ABC):
         lora_seed: int,
         memory: int,
     ) -> None:
+        super().__init__(catalogue)
         self.backbone = backbone
         self.model = backbone.model
         self.attached, self._weights = equip(backbone, adapter, lora, lora_seed)
         self.language = LanguageModel(self.model, memory=memory)
         self.counts: Counter[str] = Counter()  # what happened while scoring, for the report
         self._text = text
-        self._catalogue = catalogue
-        self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
 
     @property
     def tokenizer(self) -> Any:
         return self.backbone.tokenizer
 
-    @property
-    def catalogue(self) -> Catalogue:
-        if self._catalogue is None:
-            raise WeftError(
-                "this recommender was made without a catalogue; name one to score items"
-            )
-        return self._catalogue
-
-    def use(self, catalogue: Catalogue) -> None:
-        """Score this catalogue from now on."""
-        self._catalogue = catalogue
-
-    def tokens(self, catalogue: Catalogue) -> ItemTokens:
-        """The catalogue's title tokens, made once for each catalogue."""
-        known = self._tokens.get(id(catalogue))
-        if known is None:
-            made = title_tokens(self.tokenizer, catalogue, self._text)
-            known = self._tokens[id(catalogue)] = (catalogue, made)
-        return known[1]
+    def _tokenize(self, catalogue: Catalogue) -> ItemTokens:
+        return title_tokens(self.tokenizer, catalogue, self._text)
 
     def score(
         self, histories: Histories, candidates: IntArray | None = None
@@ -89,10 +72,6 @@ class Prompted(ABC):
     ) -> NDArray[np.float32]:
         """`score` for histories that are rows of `tokens`: the catalogue's, then any others."""
 
-    def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
-        """The k best items of the catalogue for each history."""
-        return best(self.score(histories), k, histories if mask_history else None)
-
     def top_k_of_titles(
         self, histories: Sequence[Sequence[str]], k: int, *, mask_history: bool = True
     ) -> Ranking:
@@ -101,16 +80,14 @@ class Prompted(ABC):
         With `mask_history`, catalogue items whose title is in the history are left out.
         """
         own = self.tokens(self.catalogue)
-        flat = [title for history in histories for title in history]
+        flat, rows = told(histories)
         spoken = title_tokens(self.tokenizer, flat, self._text)
         both = ItemTokens(
             np.concatenate([own.offsets, spoken.offsets[1:] + own.offsets[-1]]),
             np.concatenate([own.ids, spoken.ids]),
         )
-        ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
-        rows = np.split(np.arange(len(own), len(both)), ends[:-1]) if len(histories) else []
         masked = rows_with_titles(self.catalogue, histories) if mask_history else None
-        return best(self._scores(both, rows, None), k, masked)
+        return best(self._scores(both, [row + len(own) for row in rows], None), k, masked)
 
     def lengths(self, examples: Examples) -> NDArray[np.int64]:
         """[n] int64 zeros: packed batches need no sorting by length."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from weft import __version__
+from weft.adapters import load_adapter
 from weft.artifacts.atomic import write_json
 from weft.artifacts.stages import Task
 from weft.backbones import load_backbone
@@ -37,22 +38,26 @@ BY = "mrr@10"  # what sources are chosen by
 def choose_sources(task: Task) -> None:
     """Every adapter of the parents on the target's hold-out, untrained on it; the best are chosen.
 
-    The hold-out are validation users: test targets are not looked at.
+    The hold-out are validation users: test targets are not looked at. The target's `own` adapter is
+    measured beside them and not chosen.
     """
     said = task.settings
     domain = domain_in(task.parents["domain"])
     split = make_split(domain, said["split"])
     settings = EvaluationSettings.model_validate(said["holdout"])
-    adapters = adapters_in(task)
+    adapters, names = adapters_in(task), list(said["names"])
+    if "own" in task.parents:
+        adapters.append(load_adapter(task.parents["own"] / "adapter"))
+        names.append(said["own"])
     found: list[dict[str, Any]] = []
-    for place, (name, adapter) in enumerate(zip(said["names"], adapters, strict=True)):
+    for place, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
         scorer = recommender_of(task, domain, adapter)
         measured = evaluate(
             scorer, split.validation, settings, part="validation", counts=train_counts(split.train)
         )
         found.append({"source": name, **measured.metrics()})
         task.say(place + 1, len(adapters), "sources")
-    order = sorted(range(len(found)), key=lambda i: (-found[i][BY], i))
+    order = sorted(range(len(said["names"])), key=lambda i: (-found[i][BY], i))
     chosen = order[: said["count"]]
     users = min(settings.users or len(split.validation), len(split.validation))
     write_json(task.out / CHOICE, {"chosen": chosen, "by": BY, "users": users, "measured": found})
@@ -103,6 +108,7 @@ def train_integrator(task: Task) -> None:
         "domains": [domain.name],
         "data": {domain.name: domain.hash},
         "examples": len(examples),
+        "split": said["split"],
         "steps": outcome.kept_step,
         "seed": said["seed"],
         "trained": recommender.trainable(),

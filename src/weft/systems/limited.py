@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from weft.artifacts.atomic import read_json
 from weft.artifacts.stages import Stage
-from weft.evaluation.compare import ALPHA, Comparison, compare, estimate
+from weft.evaluation.compare import ALPHA, compare, estimate, holm
 from weft.evaluation.result import Result
+from weft.recommenders.integrator_folder import SAID
 from weft.report.format import number, p_value, signed
 from weft.report.model import Table
 from weft.systems.integrating import PROMPTS
+from weft.systems.steps import INTEGRATOR
 from weft.systems.x_cross import BASELINE, BEST, FEATURED, XCross
 from weft.systems.x_cross_recipe import Limited
 from weft.training.batches import seed_of
@@ -87,24 +89,28 @@ class LimitedStudy:
         reference = Result.load(self._reference(target).folder(run) / "result")
         best = float(reference.values(METRIC).mean())
         lines, lead, first = [], 0, dict.fromkeys(METHODS, 0)
-        for size in self.said.examples:
-            results = {method: self._results(target, method, size, run) for method in METHODS}
+        every = {
+            size: {method: self._results(target, method, size, run) for method in METHODS}
+            for size in self.said.examples
+        }
+        pairs = [compare(r[FEATURED], r[BASELINE], [METRIC])[0] for r in every.values()]
+        corrected = holm([one.p_t for one in pairs])
+        for (size, results), one, p in zip(every.items(), pairs, corrected, strict=True):
             means = {m: estimate(found, METRIC) for m, found in results.items()}
-            one: Comparison = compare(results[FEATURED], results[BASELINE], [METRIC])[0]
             against = [
                 compare(found, [reference] * len(found), [METRIC])[0] for found in results.values()
             ]
-            if one.difference > 0 and one.p_t <= ALPHA:
+            if one.difference > 0 and p <= ALPHA:
                 lead = size
             for method in METHODS:
                 if not first[method] and means[method].mean > best:
                     first[method] = size
             lines.append(
                 [
-                    f"{size:,}",
+                    self._had(target, size, run),
                     *(f"{number(means[m].mean)} ({_range(results[m])})" for m in METHODS),
                     f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
-                    p_value(one.p_t),
+                    f"{p_value(one.p_t)} ({p_value(p)})",
                     *(f"{signed(two.difference)} (p {p_value(two.p_t)})" for two in against),
                 ]
             )
@@ -113,16 +119,24 @@ class LimitedStudy:
             title=f"Little data: {target}",
             about=f"Hit@1, mean over {self.said.subsets} drawn subsets (least to most), on the "
             f"{reference.protocol.users:,} test users; tests are paired t-tests over users, of each "
-            f"user's mean over subsets, not corrected. The best source, zero-shot, has {number(best)}:"
-            f" {FEATURED} first exceeds it with {beats[FEATURED]}, {BASELINE} with {beats[BASELINE]}. "
-            f"{FEATURED} is significantly ahead of {BASELINE} up to "
-            f"{f'{lead:,} examples' if lead else 'no size'}.",
+            f"user's mean over subsets, in brackets after Holm's correction over the sizes. The best "
+            f"source, zero-shot, has {number(best)}: {FEATURED} first exceeds it with "
+            f"{beats[FEATURED]}, {BASELINE} with {beats[BASELINE]}. The largest size at which {FEATURED}"
+            f" is significantly ahead of {BASELINE} is {f'{lead:,}' if lead else 'none'}. Its sources "
+            f"were chosen with the targets of {self.system.recipe.sources.holdout:,} validation users, "
+            f"which {BASELINE} has no use for.",
             header=[
-                "examples", *METHODS, f"{FEATURED} − {BASELINE}", "p",
+                "examples", *METHODS, f"{FEATURED} − {BASELINE}", "p (Holm)",
                 *(f"{m} − best source" for m in METHODS),
             ],
             rows=lines,
         )  # fmt: skip
+
+    def _had(self, target: str, size: int, run: Path) -> str:
+        """A size, and how many examples there were if there were fewer."""
+        folder = self._trained(target, FEATURED, size, 0).folder(run)
+        had = read_json(folder / INTEGRATOR / SAID)["examples"]
+        return f"{size:,}" + (f" (all {had:,})" if had < size else "")
 
     def _regression(self, run: Path) -> list[Table]:
         """Accuracy on mean and standard deviation of prompt length, over targets × subsets (§4.6)."""
@@ -136,7 +150,7 @@ class LimitedStudy:
                 hit = 100 * float(result.values(METRIC).mean())
                 found.append((prompts["mean"], prompts["sd"], hit))
         data = np.array(found)
-        if len(data) < 4 or len(self.targets) < 2:
+        if len(self.targets) < 4:  # three coefficients pass through three domains' means
             return []
         raw, fit = least_squares(data[:, :2], data[:, 2])
         spread = data.std(axis=0)
@@ -148,7 +162,9 @@ class LimitedStudy:
                 about=f"Least squares over {len(data)} trainings ({len(self.targets)} targets × "
                 f"{self.said.subsets} subsets of {size:,}): Hit@1 (in percent) on mean and standard "
                 f"deviation of the training prompts' tokens. R² {fit:.2f}, constant {raw[0]:.2f}. "
-                "With so few domains a coefficient mostly tells domains apart.",
+                f"Lengths differ little within a domain, so this is three coefficients for "
+                f"{len(self.targets)} means: R² is high by construction, and a coefficient mostly tells "
+                "domains apart.",
                 header=["tokens", "percent per token", "standardised"],
                 rows=[
                     [name, f"{coefficient:+.3f}", f"{alike:+.2f}"]

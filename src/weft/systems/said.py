@@ -24,11 +24,15 @@ def collapsed(
 ) -> Iterator[str]:
     """A sentence for every branch that ended no better than guessing among its batch."""
     for label, stage in trained.items():
-        if stage.settings["recommender"]["kind"] != "bi_encoder":
-            continue  # others don't guess among a batch
-        batch = stage.settings["train"]["batch"]
+        said = stage.settings["recommender"]
+        if said["kind"] == "bi_encoder":
+            among, of = stage.settings["train"]["batch"], "a batch"
+        elif said["kind"] == "cross_encoder":
+            among, of = 1 + said["drawn"], "the candidates"
+        else:
+            continue  # others don't guess among so many
         last = [loss for _, loss, _ in curve_of(stage, run_folder) if loss is not None][-5:]
-        end, guessing = float(np.mean(last or [0.0])), float(np.log(batch))
+        end, guessing = float(np.mean(last or [0.0])), float(np.log(among))
         if end < 0.99 * guessing:
             continue
         rows = [
@@ -38,7 +42,7 @@ def collapsed(
         ]
         yield (
             f"The branch '{label.removeprefix('train ')}' collapsed: its loss ended at "
-            f"{end:.2f}, that of guessing among a batch of {batch} ({guessing:.2f}). "
+            f"{end:.2f}, that of guessing among {of}, {among} ({guessing:.2f}). "
             f"It is part of: {', '.join(rows)}; read these with that in mind."
         )
 

@@ -117,6 +117,7 @@ def train_branch(task: Task) -> None:
         "seed": said["seed"],
         "steps": outcome.kept_step,
         "recommender": said["recommender"],
+        "split": said["split"],
         "versions": {"weft": __version__},
     }
     adapter = from_attached(recommender.attached, manifest, whole_modules(recommender))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.artifacts.stages import Stage
+from weft.errors import WeftError
 from weft.integration.kinds import AnyIntegratorSettings
 from weft.integration.mixtures import XLoraSettings
 from weft.systems.integrating import choose_sources, train_integrator
@@ -64,6 +65,9 @@ class XCross:
             "count": said.count,
         }
         parents = self._parts(target) | {"domain": self.plan.domains[target]}
+        if target not in among:  # measured beside them, and never chosen
+            settings["own"] = target
+            parents["own"] = self.source(target)
         return Stage(choose_sources, settings, parents, f"choose sources for {target}")
 
     def integrated(
@@ -90,6 +94,7 @@ class XCross:
             "split": self.plan.split,
             "integrator": how.model_dump(mode="json"),
             "examples": examples or target_settings.examples,
+            "kept": target_settings.activations > 0,  # computed by example, not by batch
             "train": loop | {"epochs": epochs or target_settings.epochs},
             "validation": self.plan.validation(target_settings.validation.users, 10)
             if target_settings.validation
@@ -122,8 +127,8 @@ class XCross:
     def rows(self, target: str) -> Rows:
         """Every row of the target's table that has weights."""
         recipe = self.recipe
-        size = f"{recipe.target.examples:,} of the target's examples"
-        rows: dict[str, tuple[str, Stage | None]] = {}
+        size = f"up to {recipe.target.examples:,} of the target's examples"
+        rows = _Rows()
         for name in recipe.among(target):
             rows[f"source: {name}"] = ("that domain's adapter, zero-shot", self.source(name))
         rows["target, as a source"] = (
@@ -158,6 +163,17 @@ class XCross:
 
     def _chosen(self, target: str) -> dict[str, Stage]:
         return self._parts(target) | {"choice": self.choice(target)}
+
+
+class _Rows(dict[str, tuple[str, Stage | None]]):
+    """Rows by name: two of one name are an error, not one row."""
+
+    def __setitem__(self, name: str, row: tuple[str, Stage | None]) -> None:
+        if name in self:
+            raise WeftError(
+                f"two rows would be called '{name}': leave one of them out of the recipe"
+            )
+        super().__setitem__(name, row)
 
 
 def row_of(how: AnyIntegratorSettings) -> str:

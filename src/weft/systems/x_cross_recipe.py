@@ -6,7 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from weft.data.splits import UserSplit
 from weft.errors import WeftError
+from weft.evaluation.candidates import CandidateSettings
+from weft.evaluation.protocol import EvaluationSettings
 from weft.integration import IntegratorSettings, integrator_settings
 from weft.integration.activations import BUDGET
 from weft.integration.head_only import HeadSettings
@@ -68,7 +71,7 @@ class Limited(_Block):
 class XCrossRecipe(Study):
     """An X-Cross study: adapters for every domain, then the best of them integrated for each target.
 
-    `variants` are more rows: changes of `x_cross` by the row's name (an ablation, fewer layers).
+    Weights of `merges` are in the order of the sources, the best on the hold-out first. `variants` are more rows: changes of `x_cross` by the row's name (an ablation, fewer layers).
     """
 
     system: Literal["x_cross"] = "x_cross"
@@ -88,6 +91,12 @@ class XCrossRecipe(Study):
         default=None, description="targets that get these rows; none: every one"
     )
     limited: Limited | None = None
+    evaluate: EvaluationSettings = EvaluationSettings(
+        split=UserSplit(),
+        candidates=CandidateSettings(by="popularity"),
+        full=False,
+        at=(1, 3, 10),
+    )
     headline: tuple[str, ...] = ("hit@1", "hit@10", "mrr@10")
 
     @field_validator("merges", mode="before")
@@ -136,14 +145,43 @@ class XCrossRecipe(Study):
             raise ValueError("target: integrators are trained without gradient_checkpointing")
         if self.sources.count < 2:
             raise ValueError("sources.count: X-Cross integrates two or more sources")
-        if any(one.weights in ("validation", "adamerging") for one in self.merges):
+        self._merges_fit()
+        self._evaluation_fits()
+        if any(one.kind == "x_cross" for one in self.rivals):
             raise ValueError(
-                "merges: weights are uniform or numbers: nothing is tuned on the target"
+                "rivals: x_cross is no rival of itself; `variants` are more rows of it"
             )
         for spec in self.domains:
             if spec.seeds:
                 raise ValueError(f"domain '{spec.name}': seeds are for weaverec recipes")
         return self
+
+    def _merges_fit(self) -> None:
+        count = self.sources.count
+        for one in self.merges:
+            if one.weights in ("validation", "adamerging"):
+                raise ValueError(
+                    "merges: weights are uniform or numbers: nothing is tuned on the target"
+                )
+            if isinstance(one.weights, tuple) and (
+                len(one.weights) != count or abs(sum(one.weights) - 1) > 1e-9
+            ):
+                raise ValueError(f"merges: weights must be {count} numbers that sum to 1")
+            if one.title not in ("linear", "lego"):
+                raise ValueError(
+                    f"merges: '{one.title}' works on differences from a base, and pooler and scorer "
+                    "have none; linear and lego can be taken"
+                )
+
+    def _evaluation_fits(self) -> None:
+        evaluate = self.evaluate
+        if evaluate.candidates is None or evaluate.full or self.show_users:
+            raise ValueError(
+                "evaluate: a cross-encoder reads a prompt for each item and user, so studies rank "
+                "candidates: set full: false, candidates, and no show_users"
+            )
+        if 10 not in evaluate.at:
+            raise ValueError("evaluate.at: sources are chosen by mrr@10, so 10 must be in it")
 
     def among(self, target: str) -> list[str]:
         """The domains whose adapters may be integrated for a target, in the recipe's order."""

@@ -89,9 +89,11 @@ class XCrossStudy:
     def said(self) -> str:
         sources, target = self.recipe.branches, self.recipe.target
         return (
-            f"sources' adapters on {sources.examples:,} examples each, "
-            f"{_times(sources.epochs)}, LoRA rank {sources.lora.rank}; on the target "
-            f"{target.examples:,} examples, {_times(target.epochs)}, batch {target.batch}; "
+            f"sources' adapters on up to {sources.examples:,} examples each, "
+            f"{_times(sources.epochs)}, LoRA rank {sources.lora.rank}, learning rate "
+            f"{sources.learning_rate:g}; on the target up to {target.examples:,} examples, "
+            f"{_times(target.epochs)}, batch {target.batch}, learning rate {target.learning_rate:g} "
+            f"({target.lora_learning_rate or target.learning_rate:g} of the new adapter); "
             f"{getattr(self.recipe.recommender, 'drawn', 0)} candidates drawn in training"
         )
 
@@ -100,7 +102,8 @@ class XCrossStudy:
         found = {t: read_json(self.system.choice(t).folder(run) / CHOICE) for t in self.targets}
         shown = ("hit@1", "mrr@10")
         rows = []
-        for name in dict.fromkeys(n for t in self.targets for n in self.recipe.among(t)):
+        names = [spec.name for spec in self.recipe.domains]
+        for name in names:
             row = [name]
             for target, said in found.items():
                 chosen = _chosen(self.system.choice(target), run)
@@ -115,7 +118,8 @@ class XCrossStudy:
         return Table(
             title="Sources on the targets' hold-out, zero-shot",
             about=f"{' / '.join(map(metric_label, shown))} of each domain's adapter over validation "
-            f"users ({users}); ✓ those that are integrated, in their order by MRR@10.",
+            f"users ({users}); ✓ those that are integrated, in their order by MRR@10. On the diagonal a "
+            "target's own adapter, which learned from its training users.",
             header=["adapter of", *self.targets],
             rows=rows,
         )
@@ -130,7 +134,7 @@ class XCrossStudy:
             used = one.adapter is not None and not one.row.startswith("source")
             if used and one.adapter is not None:
                 delta, head = _parameters(one.adapter, run)
-                took = _seconds(one.adapter, run)
+                took = _seconds(one.adapter, run) if delta + head else 0.0
             lines.append(
                 [
                     one.row,
@@ -146,7 +150,7 @@ class XCrossStudy:
             title=f"What each row costs on {target}",
             about="Numbers trained on the target: of integrator or adapter, their share of a new "
             "adapter's, pooler and scorer, both; time to train them (frozen activations kept by an "
-            "earlier row are not computed again), and to load and score the test users. The head is "
+            "earlier row are not computed again; of the last attempt, where one was cut off), and to load and score the test users. The head is "
             "no part of the published 25 %.",
             header=["row", "trained", "of lora's", "head", "in all", "training", "scoring"],
             rows=lines,

@@ -5,10 +5,10 @@ into token ids once, and `assemble` joins those ids into model inputs without ev
 text again: whatever a title says, it stays inside its own item.
 """
 
-from weft.text.assemble import Ragged, Structure, assemble, pad
+from weft.text.assemble import Ragged, Structure, assemble, pad, ragged
 from weft.text.clean import clean
 from weft.text.items import TextSettings, item_texts
-from weft.text.tokens import ItemTokens, encode_titles, tokenize_items
+from weft.text.tokens import ItemTokens, encode_items, encode_titles, tokenize_items
 
 __all__ = [
     "ItemTokens",
@@ -17,8 +17,10 @@ __all__ = [
     "TextSettings",
     "assemble",
     "clean",
+    "encode_items",
     "encode_titles",
     "item_texts",
     "pad",
+    "ragged",
     "tokenize_items",
 ]

@@ -83,6 +83,13 @@ class Ragged:
         return np.diff(self.offsets)
 
 
+def ragged(rows: Sequence[IntArray]) -> Ragged:
+    """Rows of ids as one compressed array."""
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    ids = np.concatenate(rows) if rows else np.empty(0, dtype=np.int32)
+    return Ragged(offsets, ids.astype(np.int32))
+
+
 def assemble(
     tokens: ItemTokens, groups: Sequence[IntArray], *, structure: Structure, max_tokens: int
 ) -> Ragged:

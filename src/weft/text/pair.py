@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from weft.data.domain import IntArray
 from weft.errors import WeftError
-from weft.text.assemble import Ragged, Structure
+from weft.text.assemble import Structure
 from weft.text.tokens import ItemTokens, plain_tokenizer
 
 Ids = NDArray[np.int32]
@@ -46,7 +46,8 @@ class PairPrompt:
         self._offer = self._ids("\nCandidate:\n")
         self._end = _array(frame.suffix)
         self._numbers = [self._ids(f"\n{n}: ") for n in range(1, settings.history_items + 1)]
-        self.framed = bool(frame.prefix)  # a first token stands before the text, as [CLS] does
+        first = tokenizer.cls_token_id  # not any token in front: a causal model's sees nothing
+        self.framed = first is not None and first in frame.prefix
 
     def _ids(self, text: str) -> Ids:
         return _array(self._plain.encode(text, add_special_tokens=False).ids)
@@ -83,13 +84,6 @@ class PairPrompt:
             np.concatenate([history, tokens.of(item), self._end])
             for item in np.asarray(items).tolist()
         ]
-
-
-def ragged(rows: Sequence[Ids]) -> Ragged:
-    """Rows of ids as one compressed array."""
-    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
-    ids = np.concatenate(rows) if rows else np.empty(0, dtype=np.int32)
-    return Ragged(offsets, ids.astype(np.int32))
 
 
 def _array(ids: Sequence[int]) -> Ids:

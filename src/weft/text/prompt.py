@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from weft.data.domain import Catalogue, IntArray
 from weft.errors import WeftError
-from weft.text.assemble import Ragged
+from weft.text.assemble import Ragged, ragged
 from weft.text.chat import chat_frame, template_file
 from weft.text.items import TextSettings, item_texts, join
 from weft.text.tokens import ItemTokens, plain_tokenizer, tokenize_items
@@ -199,7 +199,7 @@ class ListPrompt:
         """Titles joined by the separator, then the end of the turn."""
         end = np.array([self.end], dtype=np.int32)
         rows = [np.concatenate([_joined(tokens, one, self._words.separator), end]) for one in lists]
-        return _ragged(rows)
+        return ragged(rows)
 
     def answer_lengths(self, titles: IntArray) -> NDArray[np.int64]:
         """[n] ids of answers, end included, whose titles have `titles` [n, k] ids."""
@@ -287,7 +287,7 @@ def _fill(
             body = tokens.of(int(recent[-1]))[:room]
         cut[number] = len(recent) - fits
         rows.append(np.concatenate([before, body, tail]))
-    return Prompts(_ragged(rows), cut)
+    return Prompts(ragged(rows), cut)
 
 
 def _joined(tokens: ItemTokens, items: IntArray, separator: Ids) -> Ids:
@@ -296,12 +296,6 @@ def _joined(tokens: ItemTokens, items: IntArray, separator: Ids) -> Ids:
     for item in items.tolist():
         pieces += [tokens.of(item), separator]
     return np.concatenate(pieces[:-1]) if pieces else np.empty(0, dtype=np.int32)
-
-
-def _ragged(rows: Sequence[Ids]) -> Ragged:
-    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
-    ids = np.concatenate(rows) if rows else np.empty(0, dtype=np.int32)
-    return Ragged(offsets, ids.astype(np.int32))
 
 
 def _array(ids: Sequence[int]) -> Ids:

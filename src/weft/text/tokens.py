@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_arrays
+from weft.data.domain import Catalogue
 from weft.errors import WeftError
 from weft.text.clean import clean
-from weft.text.items import TextSettings, join
+from weft.text.items import TextSettings, item_texts, join
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,6 +92,13 @@ def tokenize_items(
         lengths = np.minimum(lengths, max_tokens)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return ItemTokens(offsets, ids)
+
+
+def encode_items(
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, settings: TextSettings
+) -> ItemTokens:
+    """Tokenise the texts of a catalogue's items, in its order."""
+    return tokenize_items(tokenizer, item_texts(catalogue, settings), settings.tokens)
 
 
 def encode_titles(

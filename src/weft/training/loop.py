@@ -156,6 +156,8 @@ def train(
     if settings.trackers:
         accelerator.init_trackers("weft", config={"seed": seed, "batch": settings.batch})
     if settings.gradient_checkpointing:
+        if not getattr(recommender, "checkpoints_gradients", True):
+            raise WeftError("this recommender is trained without gradient_checkpointing")
         # Not the reentrant kind: it gives the first block no gradient, as embeddings are frozen.
         model: Any = recommender.model
         newer = getattr(model, "activation_checkpointing_enable", None)
