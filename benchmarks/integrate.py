@@ -7,7 +7,8 @@ MiniLM in bfloat16, two adapters (LoRA r 16 on query and value, random), prompts
 
 - inference: X-Cross (top three quarters of the blocks) against two passes of the plain backbone, which
   has the same short last block, so that the ratio is of integration alone; against the same passes as
-  transformers runs them; against PEFT's X-LoRA on the same adapters; weft's X-LoRA beside it;
+  transformers runs them; against PEFT's X-LoRA on the same adapters, stock transformers with its sdpa
+  attention, also with X-Cross computing the whole last block; weft's X-LoRA beside it;
 - a training step of X-Cross against the forward and backward of the stacked streams in it;
 - an epoch of steps whose frozen activations come from disk against one that computes them.
 """
@@ -167,6 +168,10 @@ def inference(parts: list[Any], turns: int) -> dict[str, Any]:
 
         return run
 
+    def whole_last(ids: Any, mask: Any) -> None:
+        with ours.integrator._blocks.all_tokens():
+            ours.head_scores(ours.states(ids, mask))
+
     def by_peft(ids: Any, mask: Any) -> None:
         peft(input_ids=ids, attention_mask=mask)
 
@@ -175,6 +180,7 @@ def inference(parts: list[Any], turns: int) -> dict[str, Any]:
             "x_cross": over(lambda i, m: ours.head_scores(ours.states(i, m))),
             "two_plain": over(twice(short.model)),
             "two_plain_whole_last_block": over(twice(whole)),
+            "x_cross_whole_last_block": over(whole_last),
             "weft_x_lora": over(lambda i, m: mixture.head_scores(mixture.states(i, m))),
             "weft_x_lora_one_pass": over(lambda i, m: one_pass.head_scores(one_pass.states(i, m))),
             "peft_x_lora": over(by_peft),
@@ -194,6 +200,9 @@ def inference(parts: list[Any], turns: int) -> dict[str, Any]:
             seen["x_cross"], seen["two_plain_whole_last_block"]
         ),
         "x_cross_times_as_fast_as_peft_x_lora": ratios(seen["peft_x_lora"], seen["x_cross"]),
+        "x_cross_whole_last_block_times_as_fast_as_peft_x_lora": ratios(
+            seen["peft_x_lora"], seen["x_cross_whole_last_block"]
+        ),
         "weft_x_lora_times_as_fast_as_peft_x_lora": ratios(
             seen["peft_x_lora"], seen["weft_x_lora"]
         ),

@@ -94,9 +94,9 @@ def test_sources_are_chosen_on_the_holdout_and_the_matrix_is_printed(finished: P
     report = RunReport.load(finished)
     matrix = table(report, "Sources on the targets")
     assert set(matrix) == {"toys", "kitchen", "home"}
-    assert matrix["home"][0] == "–" and "✓" in matrix["kitchen"][0]
+    assert "✓" not in matrix["home"][0] and "✓" in matrix["kitchen"][0]
     for place, _ in enumerate(("home", "toys")):
-        cells = [row[place] for row in matrix.values() if row[place] != "–"]
+        cells = [row[place] for name, row in matrix.items() if name != ("home", "toys")[place]]
         chosen = sorted(cells, key=lambda cell: -float(cell.split(" / ")[1].split(" ✓")[0]))
         assert [cell[-2:] for cell in chosen] == ["✓1", "✓2"]
         best = report.domains[place].row("best source")
@@ -105,15 +105,32 @@ def test_sources_are_chosen_on_the_holdout_and_the_matrix_is_printed(finished: P
         assert best is not None and named is not None and best.metrics == named.metrics
 
 
-def test_little_data_and_prompt_lengths_are_tables(finished: Path) -> None:
+def test_little_data_is_a_table(finished: Path) -> None:
     report = RunReport.load(finished)
     for target in ("home", "toys"):
         assert list(table(report, f"Little data: {target}")) == ["4", "8"]
-    lengths = table(report, "Prompt length and accuracy")
-    assert list(lengths) == ["mean length", "standard deviation"]
+    assert not any(one.title.startswith("Prompt length") for one in report.tables)  # two domains
     text = (finished / "report.md").read_text("utf-8")
     assert "## Little data: home" in text and "What each row costs on toys" in text
     assert "Little data: home" in (finished / "report.html").read_text("utf-8")
+
+
+def test_prompt_lengths_are_regressed_over_four_domains(backbone: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "domains": ["home", "outdoor", "toys", "kitchen"],
+        "rivals": [],
+        "merges": [],
+        "variants": {},
+        "variants_on": None,
+        "limited": {"examples": [4], "subsets": 1, "users": 6},
+    }
+    recipe = load_recipe(write_recipe(tmp_path / "four.yaml", values(backbone, **changes)))
+    report = run(recipe, tmp_path / "run", workers=1)
+    lengths = next(one for one in report.tables if one.title.startswith("Prompt length"))
+    assert [row[0] for row in lengths.rows] == ["mean length", "standard deviation"]
+    assert "4 trainings (4 targets × 1 subsets of 4)" in lengths.about
+    assert "R² is high by construction" in lengths.about
+    assert "on the 6 test users" in next(t.about for t in report.tables if "Little" in t.title)
 
 
 def test_a_published_integrator_recommends_and_the_run_leaves_no_activations(
@@ -169,6 +186,12 @@ def test_a_target_among_its_sources_is_said_aloud(backbone: Path, tmp_path: Path
         ({"rivals": ["y_cross"]}, "'y_cross' is no integrator"),
         ({"limited": {"examples": [0]}}, "sizes must be at least 1"),
         ({"merges": [{"weights": "validation"}]}, "nothing is tuned on the target"),
+        ({"merges": ["ties"]}, "works on differences from a base"),
+        ({"merges": [{"weights": [0.5, 0.6]}]}, "2 numbers that sum to 1"),
+        ({"rivals": ["x_cross"]}, "no rival of itself"),
+        ({"show_users": 2}, "no show_users"),
+        ({"evaluate": {"full": True}}, "set full: false"),
+        ({"evaluate": {"full": False, "at": [1]}, "headline": ["hit@1"]}, "mrr@10"),
         ({"domains": [{"name": "home", "seeds": [4]}, "toys", "kitchen"]}, "weaverec recipes"),
         ({"target": {"keep": "best"}}, "need target.validation"),
         ({"target": {"gradient_checkpointing": True}}, "without gradient_checkpointing"),
@@ -191,6 +214,30 @@ def test_more_integrated_blocks_than_there_are_is_one_sentence(
     recipe = load_recipe(write_recipe(tmp_path / "deep.yaml", said))
     with pytest.raises(WeftError, match="x_cross: layers is 3, and the backbone has 2 blocks"):
         run(recipe, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run" / "stages").exists()  # before anything was trained
+
+
+def test_two_rows_of_one_name_are_an_error(backbone: Path, tmp_path: Path) -> None:
+    rivals = [{"kind": "meteora", "top_k": 1}, "meteora"]
+    recipe = load_recipe(write_recipe(tmp_path / "twice.yaml", values(backbone, rivals=rivals)))
+    with pytest.raises(WeftError, match="two rows would be called 'meteora'"):
+        measured_rows(recipe, Plan(recipe, None, "cpu"))
+
+
+def test_a_source_that_learned_nothing_is_said(backbone: Path, tmp_path: Path) -> None:
+    said = values(backbone, limited=None, rivals=[], merges=[], variants={}, variants_on=None)
+    said["branches"] = said["branches"] | {"learning_rate": 1e-9}
+    recipe = load_recipe(write_recipe(tmp_path / "dead.yaml", said))
+    notes = run(recipe, tmp_path / "run", workers=1).notes
+    dead = [note for note in notes if "collapsed" in note]
+    assert len(dead) >= 3 and any("that of guessing among the candidates, 4" in n for n in dead)
+
+
+def test_evaluate_splits_as_the_training_did(finished: Path, tmp_path: Path) -> None:
+    for row in ("x-cross", "lora"):
+        folder = finished / "recommenders" / "home" / row
+        split = weft.load_recommender(folder, precision="float32").split
+        assert split == {"kind": "by_user", "ratios": [3, 1, 1], "targets": "last", "seed": 0}
 
 
 def test_rows_share_what_they_rest_on(backbone: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from weft.report.format import number, p_value, signed
 from weft.report.model import Table
 from weft.systems.integrating import PROMPTS
 from weft.systems.steps import INTEGRATOR
-from weft.systems.x_cross import BASELINE, BEST, FEATURED, XCross
+from weft.systems.x_cross import BASELINE, FEATURED, XCross
 from weft.systems.x_cross_recipe import Limited
 from weft.training.batches import seed_of
 
@@ -71,9 +71,7 @@ class LimitedStudy:
 
     def _reference(self, target: str) -> Stage:
         """The best source as it is, on the same users."""
-        if self.said.users is None:
-            return self.system.best_source(target)
-        return self.system.best_source(target, f"{BEST} (fewer users)", self.said.users)
+        return self.system.best_source(target, self.said.users)
 
     def _results(self, target: str, method: str, size: int, run: Path) -> list[Result]:
         return [

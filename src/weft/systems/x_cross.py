@@ -16,7 +16,7 @@ from weft.artifacts.stages import Stage
 from weft.errors import WeftError
 from weft.integration.kinds import AnyIntegratorSettings
 from weft.integration.mixtures import XLoraSettings
-from weft.systems.integrating import choose_sources, train_integrator
+from weft.systems.integrating import choose_sources, take_best, train_integrator
 from weft.systems.plan import Plan, Rows
 from weft.systems.recipe import Merging
 from weft.systems.steps import merge_branches
@@ -120,9 +120,17 @@ class XCross:
         said = f" on {how.examples:,}{said}"
         return self.plan.branch([target], self.recipe.seed, how=how, draw=draw, said=said)
 
-    def best_source(self, target: str, row: str = BEST, users: int | None = None) -> Stage:
+    def best_source(self, target: str, users: int | None = None) -> Stage:
         """The evaluation of the best source as it is."""
-        return self.plan.evaluation(target, row, None, more=self._chosen(target), users=users)
+        if users is not None:
+            row = f"{BEST} ({users:,} users)"
+            return self.plan.evaluation(target, row, None, more=self._chosen(target), users=users)
+        results = {
+            f"result{i}": self.plan.evaluation(target, source_row(name), self.source(name))
+            for i, name in enumerate(self.recipe.among(target))
+        }
+        parents = results | {"choice": self.choice(target)}
+        return Stage(take_best, {}, parents, f"take the best source for {target}")
 
     def rows(self, target: str) -> Rows:
         """Every row of the target's table that has weights."""
@@ -130,7 +138,7 @@ class XCross:
         size = f"up to {recipe.target.examples:,} of the target's examples"
         rows = _Rows()
         for name in recipe.among(target):
-            rows[f"source: {name}"] = ("that domain's adapter, zero-shot", self.source(name))
+            rows[source_row(name)] = ("that domain's adapter, zero-shot", self.source(name))
         rows["target, as a source"] = (
             "the target's own adapter, trained as the sources are", self.source(target)
         )  # fmt: skip
@@ -174,6 +182,11 @@ class _Rows(dict[str, tuple[str, Stage | None]]):
                 f"two rows would be called '{name}': leave one of them out of the recipe"
             )
         super().__setitem__(name, row)
+
+
+def source_row(domain: str) -> str:
+    """The name of a source's row."""
+    return f"source: {domain}"
 
 
 def row_of(how: AnyIntegratorSettings) -> str:

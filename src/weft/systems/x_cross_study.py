@@ -9,6 +9,8 @@ from typing import Any
 
 from weft.artifacts.atomic import read_json
 from weft.artifacts.stages import STAGE_FILE, Stage
+from weft.backbones import find_backbone
+from weft.errors import WeftError
 from weft.report.format import metric_label, number, seconds
 from weft.report.model import Branch, Table
 from weft.systems.limited import LimitedStudy
@@ -39,7 +41,20 @@ class XCrossStudy:
     def targets(self) -> list[str]:
         return [spec.name for spec in self.recipe.domains if spec.target]
 
+    def _check_layers(self) -> None:
+        """More integrated blocks than the backbone has would come out only after the sources."""
+        said = read_json(find_backbone(self.recipe.backbone) / "config.json")
+        blocks = said.get("num_hidden_layers") if isinstance(said, dict) else None
+        rows = (self.recipe.variant(name) for name in self.recipe.variants)
+        for how in (self.recipe.x_cross, *self.recipe.rivals, *rows):
+            layers = getattr(how, "layers", None)
+            if blocks is not None and layers is not None and layers > blocks:
+                raise WeftError(
+                    f"{how.kind}: layers is {layers}, and the backbone has {blocks} blocks"
+                )
+
     def measured(self) -> list[Measured]:
+        self._check_layers()
         out: list[Measured] = []
         for target in self.targets:
             floor = self.plan.evaluation(target, "popularity", None, "popularity")
