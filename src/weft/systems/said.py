@@ -26,9 +26,11 @@ def collapsed(
     for label, stage in trained.items():
         said = stage.settings["recommender"]
         if said["kind"] == "bi_encoder":
-            among, of = stage.settings["train"]["batch"], "a batch"
+            among = stage.settings["train"]["batch"]
+            of = f"a batch of {among}"
         elif said["kind"] == "cross_encoder":
-            among, of = 1 + said["drawn"], "the candidates"
+            among = 1 + said["drawn"]
+            of = f"{among} candidates"
         else:
             continue  # others don't guess among so many
         last = [loss for _, loss, _ in curve_of(stage, run_folder) if loss is not None][-5:]
@@ -42,7 +44,7 @@ def collapsed(
         ]
         yield (
             f"The branch '{label.removeprefix('train ')}' collapsed: its loss ended at "
-            f"{end:.2f}, that of guessing among {of}, {among} ({guessing:.2f}). "
+            f"{end:.2f}, that of guessing among {of} ({guessing:.2f}). "
             f"It is part of: {', '.join(rows)}; read these with that in mind."
         )
 
