@@ -41,7 +41,7 @@ def examples_of(count: int) -> Any:
     return train.take(np.random.default_rng(SEED).permutation(len(train))[:count])
 
 
-def adapters() -> list[Any]:
+def adapters(targets: Any) -> list[Any]:
     """Two with random deltas and heads, on the backbone."""
     import torch
 
@@ -55,7 +55,7 @@ def adapters() -> list[Any]:
         one = CrossEncoder(
             backbone,
             CrossEncoderSettings(),
-            lora=LoraSettings(targets="query-value"),
+            lora=LoraSettings(targets=targets),
             lora_seed=seed,
         )
         random = torch.Generator().manual_seed(seed)
@@ -67,12 +67,16 @@ def adapters() -> list[Any]:
 
 def integrated(parts: list[Any], how: Any, **more: Any) -> Any:
     from weft.backbones import load_backbone
+    from weft.data.mall import mall
+    from weft.data.splits import leave_one_out
     from weft.integration import integrator_settings
     from weft.recommenders.cross_encoder import CrossEncoderSettings
     from weft.recommenders.integrated import Integrated
 
     backbone = load_backbone("minilm", precision="bfloat16")
-    return Integrated(backbone, CrossEncoderSettings(), parts, integrator_settings(how), **more)
+    made = Integrated(backbone, CrossEncoderSettings(), parts, integrator_settings(how), **more)
+    made.know(leave_one_out(mall(SEED)["home"]).train)
+    return made
 
 
 def peft_x_lora(parts: list[Any], folder: Path) -> Any:
@@ -273,12 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/integrate.json"))
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--targets", default="query-value", help="or all-linear")
     args = parser.parse_args()
     import torch
 
     about = machine("torch", "transformers", "peft")
-    parts = adapters()
-    found = []
+    parts, found = adapters(args.targets), []
     cores = len(os.sched_getaffinity(0))
     for threads in sorted({1, cores}, reverse=True):
         torch.set_num_threads(threads)
