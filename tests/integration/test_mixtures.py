@@ -57,6 +57,18 @@ def test_a_gate_that_chooses_one_source_is_that_source(
     np.testing.assert_allclose(made.score(HISTORIES, CANDIDATES), expected, atol=2e-6)
 
 
+def mean_of(both: list[Adapter]) -> dict[str, Factors]:
+    """The mean of two adapters' deltas, exactly: as factors of both ranks."""
+    return {
+        name: Factors(
+            torch.cat([one.factors[name].a for one in both]),
+            torch.cat([one.factors[name].b for one in both], dim=1),
+            both[0].factors[name].scaling / 2,
+        )
+        for name in both[0].factors
+    }
+
+
 @pytest.mark.parametrize("how", KINDS)
 def test_equal_weights_are_the_mean_of_the_deltas(encoder: Path, how: Any) -> None:
     both = [adapter_of(encoder, seed, rank=2) for seed in (1, 2)]
@@ -66,14 +78,7 @@ def test_equal_weights_are_the_mean_of_the_deltas(encoder: Path, how: Any) -> No
     with torch.no_grad():
         for parameter in made.integrator.parameters():
             parameter.zero_()
-    mean = {
-        name: Factors(
-            torch.cat([one.factors[name].a for one in both]),
-            torch.cat([one.factors[name].b for one in both], dim=1),
-            both[0].factors[name].scaling / 2,
-        )
-        for name in both[0].factors
-    }
+    mean = mean_of(both)
     expected = plain(encoder, adapter=Adapter(mean, both[0].manifest, both[0].saved))
     np.testing.assert_allclose(
         made.score(HISTORIES, CANDIDATES), expected.score(HISTORIES, CANDIDATES), atol=2e-6
@@ -178,14 +183,7 @@ def test_deberta_projects_positions_with_equal_weights(tmp_path: Path, how: str)
     with torch.no_grad():
         for parameter in made.integrator.parameters():
             parameter.zero_()
-    mean = {
-        name: Factors(
-            torch.cat([one.factors[name].a for one in both]),
-            torch.cat([one.factors[name].b for one in both], dim=1),
-            both[0].factors[name].scaling / 2,
-        )
-        for name in both[0].factors
-    }
+    mean = mean_of(both)
     alone = plain(deberta, adapter=Adapter(mean, both[0].manifest, both[0].saved))
     np.testing.assert_allclose(
         made.score(HISTORIES, CANDIDATES), alone.score(HISTORIES, CANDIDATES), atol=2e-6
