@@ -141,7 +141,7 @@ def _masked(scores: Tensor, mask: Tensor) -> Tensor:
 def last_block_for_first_token(model: nn.Module) -> bool:
     """Let the last block compute its first token alone, where it is of a kind that weft knows.
 
-    The other tokens then give keys and values only, which is a fifth of a block's work. The model's
+    The other tokens then give keys and values only, which is a sixth of a block's products. The model's
     last hidden state is [n, 1, d] from then on, the same numbers as before. Returns whether it was
     done; it is for encoders of BERT's and RoBERTa's kind.
     """

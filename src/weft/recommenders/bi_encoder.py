@@ -29,7 +29,7 @@ from weft.backbones import Backbone
 from weft.backbones.blocks import longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
-from weft.recommenders.catalogued import Catalogued, told
+from weft.recommenders.catalogued import Catalogued, by_length, told
 from weft.recommenders.equip import equip
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
@@ -149,23 +149,15 @@ class BiEncoder(Catalogued):
 
     def encode(self, inputs: Ragged) -> NDArray[np.float32]:
         """Unit vectors [n, d] float32 of all rows, without gradients, sorted by length inside."""
-        order = np.argsort(inputs.lengths, kind="stable")
-        lengths = inputs.lengths[order]
-        parts: list[NDArray[np.float32]] = []
+        runs = list(by_length(inputs.lengths, TOKENS_AT_ONCE))
         self.model.eval()
-        start = 0
         with torch.inference_mode():
-            while start < len(order):
-                stop = start + 1
-                while stop < len(order) and (stop + 1 - start) * lengths[stop] <= TOKENS_AT_ONCE:
-                    stop += 1
-                parts.append(self.embed(inputs, order[start:stop]).cpu().numpy())
-                start = stop
+            parts = [self.embed(inputs, rows).cpu().numpy() for rows in runs]
         if not parts:
             width: int = self.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
             return np.empty((0, width), dtype=np.float32)
-        out = np.empty((len(order), parts[0].shape[1]), dtype=np.float32)
-        out[order] = np.concatenate(parts)
+        out = np.empty((len(inputs), parts[0].shape[1]), dtype=np.float32)
+        out[np.concatenate(runs)] = np.concatenate(parts)
         return out
 
     def _distinct_texts(self) -> tuple[ItemTokens, NDArray[np.int64], NDArray[np.int64]]:

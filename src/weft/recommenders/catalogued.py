@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,18 @@ class Catalogued(ABC):
     def top_k(self, histories: Histories, k: int, *, mask_history: bool = True) -> Ranking:
         """The k best items of the catalogue for each history."""
         return best(self.score(histories), k, histories if mask_history else None)
+
+
+def by_length(lengths: IntArray, most: int) -> Iterator[IntArray]:
+    """All rows, shortest first, in runs that take at most `most` tokens when padded; at least one."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= most:
+            stop += 1
+        yield order[start:stop]
+        start = stop
 
 
 def told(histories: Sequence[Sequence[str]]) -> tuple[list[str], list[NDArray[np.int64]]]:

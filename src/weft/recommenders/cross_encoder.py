@@ -26,7 +26,7 @@ from weft.backbones.blocks import last_block_for_first_token, longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates, train_counts
-from weft.recommenders.catalogued import Catalogued, told
+from weft.recommenders.catalogued import Catalogued, by_length, told
 from weft.recommenders.equip import equip
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
@@ -178,20 +178,12 @@ class CrossEncoder(Catalogued):
 
     def score_rows(self, rows: Ragged) -> NDArray[np.float32]:
         """[n] float32 scores of prompts, without gradients, sorted by length inside."""
-        order = np.argsort(rows.lengths, kind="stable")
-        lengths = rows.lengths[order]
-        out = np.empty(len(order), dtype=np.float32)
+        out = np.empty(len(rows), dtype=np.float32)
         self.model.eval()
-        start = 0
         with torch.inference_mode():
-            while start < len(order):
-                stop = start + 1
-                while stop < len(order) and (stop + 1 - start) * lengths[stop] <= TOKENS_AT_ONCE:
-                    stop += 1
-                chosen = order[start:stop]
+            for chosen in by_length(rows.lengths, TOKENS_AT_ONCE):
                 states = self.states(*self.inputs(rows, chosen))
                 out[chosen] = self.head_scores(states).cpu().numpy()
-                start = stop
         return out
 
     # --- the Recommender protocol
