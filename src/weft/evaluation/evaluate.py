@@ -50,6 +50,35 @@ def evaluate(
     from there; without it only the candidates are scored. `counts` [items] are the
     popularities to draw by: `train_counts` of the split, by default of leave-one-out.
     """
+    if settings.mask_history == "both":
+        raise WeftError("mask_history: both gives two results: evaluate_both")
+    masks = (bool(settings.mask_history),)
+    return _evaluate(scorer, examples, settings, masks, part, counts, progress)[0]
+
+
+def evaluate_both(
+    scorer: Scorer,
+    examples: Examples,
+    settings: EvaluationSettings,
+    *,
+    part: str = "test",
+    counts: NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Result, Result]:
+    """As `evaluate`, with the history not masked and masked, out of the same scores."""
+    plain, masked = _evaluate(scorer, examples, settings, (False, True), part, counts, progress)
+    return plain, masked
+
+
+def _evaluate(
+    scorer: Scorer,
+    examples: Examples,
+    settings: EvaluationSettings,
+    masks: Sequence[bool],
+    part: str,
+    counts: NDArray[np.int64] | None,
+    progress: Progress | None,
+) -> list[Result]:
     if settings.candidates is None and not settings.full:
         raise WeftError("evaluate: nothing to rank; set candidates or full")
     examples = _chosen(examples, settings)
@@ -58,9 +87,13 @@ def evaluate(
         if settings.candidates.by == "popularity" and counts is None:
             _need_leave_one_out(settings)
         candidates = draw_candidates(examples, settings.candidates, settings.seed, counts)
-    among, whole = _ranks(scorer, examples, settings, candidates, progress)
-    frame = _frame(examples, among, whole)
-    return Result(frame, _protocol(examples, settings, part, candidates, frame))
+    among, wholes = _ranks(scorer, examples, settings, masks, candidates, progress)
+    results = []
+    for mask, whole in zip(masks, wholes, strict=True):
+        frame = _frame(examples, among, whole)
+        one = settings.masking(mask)
+        results.append(Result(frame, _protocol(examples, one, part, candidates, frame)))
+    return results
 
 
 def _need_leave_one_out(settings: EvaluationSettings) -> None:
@@ -87,31 +120,33 @@ def _ranks(
     scorer: Scorer,
     examples: Examples,
     settings: EvaluationSettings,
+    masks: Sequence[bool],
     candidates: NDArray[np.int32] | None,
     progress: Progress | None,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Ranks among the candidates and in the catalogue, [n] float64 each."""
+) -> tuple[NDArray[np.float64] | None, list[NDArray[np.float64] | None]]:
+    """Ranks among the candidates, and in the catalogue for each masking: [n] float64 each."""
     n, items = len(examples), len(examples.domain.items)
     width = items if settings.full or candidates is None else candidates.shape[1]
     step = max(1, min(MOST_USERS, MOST_SCORES // width))
     among = None if candidates is None else np.empty(n)
-    whole = np.empty(n) if settings.full else None
+    wholes = [np.empty(n) if settings.full else None for _ in masks]
     for start in range(0, n, step):
         rows = np.arange(start, min(start + step, n))
         part = examples.take(rows)
         histories = part.histories()
         drawn = None if candidates is None else candidates[rows]
         scores = _scores(scorer, part, histories, None if settings.full else drawn, width)
-        if whole is not None:
-            masked = histories if settings.mask_history else None
-            whole[rows] = expected_ranks(scores, part.targets, masked)
-            if drawn is not None:
-                scores = np.take_along_axis(scores, drawn, axis=1)
+        for mask, whole in zip(masks, wholes, strict=True):
+            if whole is not None:
+                masked = histories if mask else None
+                whole[rows] = expected_ranks(scores, part.targets, masked)
+        if settings.full and drawn is not None:
+            scores = np.take_along_axis(scores, drawn, axis=1)
         if among is not None:
             among[rows] = expected_ranks(scores, np.zeros(len(rows), dtype=np.int64))
         if progress is not None:
             progress(int(rows[-1]) + 1, n)
-    return among, whole
+    return among, wholes
 
 
 def _scores(
@@ -173,6 +208,6 @@ def _protocol(
         candidates_hash=drawn_hash,
         seed=settings.seed,
         full=settings.full,
-        mask_history=settings.mask_history,
+        mask_history=bool(settings.mask_history),
         at=settings.at,
     )

@@ -18,10 +18,16 @@ class EvaluationSettings(BaseModel):
     split: SplitSettings = "leave_one_out"
     candidates: CandidateSettings | None = CandidateSettings()
     full: bool = True
-    mask_history: bool = False
+    mask_history: bool | Literal["both"] = Field(
+        default=False, description="of the whole catalogue: leave out what is in the history"
+    )
     at: tuple[int, ...] = (1, 3, 5, 10)
     seed: int = 0
     users: int | None = Field(default=None, ge=1)
+
+    def masking(self, mask: bool) -> EvaluationSettings:
+        """The same with one masking."""
+        return self.model_copy(update={"mask_history": mask})
 
     @field_validator("at")
     @classmethod

@@ -15,7 +15,8 @@ import yaml
 
 from weft.artifacts.atomic import write_json
 from weft.artifacts.stages import library_versions
-from weft.merging.checkpoint import CONFIG, INDEX, Checkpoint
+from weft.backbones.files import CONFIG, INDEX
+from weft.merging.checkpoint import Checkpoint
 from weft.merging.output import Shard
 
 MANIFEST, CARD = "weft.json", "README.md"

@@ -25,38 +25,11 @@ from weft.artifacts.tensors import (
     read_exactly,
     read_into,
 )
+from weft.backbones.files import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from weft.errors import WeftError
 from weft.merging.source import Spec
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-COMPANIONS = (
-    CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
-    "merges.txt",
-    "bpe.codes",
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.model",
-    "sentencepiece.bpe.model",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-)
-"""Files beside the weights that a copy of the model needs; never code."""
 
 
 @dataclass(frozen=True, eq=False)

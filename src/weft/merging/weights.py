@@ -95,6 +95,12 @@ class Place:
         return (self.index - start) / (end - start - 1) if end - start > 1 else 1.0
 
 
+def layer_of(name: str) -> str | None:
+    """The layer that a tensor lies in, as its name says it: `encoder.layer.3`; None outside."""
+    match = _LAYER.search(name)
+    return None if match is None else name[: match.end(1)].removeprefix(".")
+
+
 def places(names: Iterable[str]) -> dict[str, Place]:
     """The place of every tensor; stacks (an encoder's, a decoder's) are counted on their own."""
     found = {name: _LAYER.search(name) for name in names}

@@ -30,7 +30,7 @@ from weft.backbones.blocks import longest_input
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.recommenders.catalogued import Catalogued, by_length, told
-from weft.recommenders.equip import equip
+from weft.recommenders.equip import equip, train_all_of
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
 from weft.text import (
     ItemTokens,
@@ -79,7 +79,8 @@ class BiEncoder(Catalogued):
     """A recommender over a catalogue: backbone + adapter, scores are cosines.
 
     With `adapter` its delta is folded into the weights: for use. With `lora` LoRA linears are
-    attached: for training. With neither it is the zero-shot backbone.
+    attached: for training. With `train_all` every (float32) weight is trained; `mixed` then takes
+    products in bfloat16. With none of them it is the backbone as it is.
 
     The backbone's model is changed in place and belongs to this object from then on.
     """
@@ -93,10 +94,15 @@ class BiEncoder(Catalogued):
         adapter: Adapter | None = None,
         lora: LoraSettings | None = None,
         lora_seed: int = 0,
+        train_all: bool = False,
+        mixed: bool = False,
         cache: Path | None = None,
     ) -> None:
         super().__init__(catalogue)
+        if train_all and (adapter is not None or lora is not None):
+            raise WeftError("train_all trains the backbone itself: no adapter, no LoRA")
         self.backbone = backbone
+        self.mixed = mixed
         self.settings = settings
         self.model = backbone.model
         self.structure = Structure.for_tokenizer(backbone.tokenizer)
@@ -110,6 +116,9 @@ class BiEncoder(Catalogued):
                 f"and the backbone '{backbone.name}' reads at most {longest}"
             )
         self.attached, self._weights = equip(backbone, adapter, lora, lora_seed)
+        if train_all:
+            train_all_of(backbone)
+        self.in_training = train_all or lora is not None
 
     def use(self, catalogue: Catalogue) -> None:
         """Score this catalogue from now on."""
@@ -121,7 +130,8 @@ class BiEncoder(Catalogued):
     def _tokenize(self, catalogue: Catalogue) -> ItemTokens:
         return encode_items(self.backbone.tokenizer, catalogue, self.settings.text)
 
-    def _assemble_histories(self, tokens: ItemTokens, histories: Histories) -> Ragged:
+    def assemble_histories(self, tokens: ItemTokens, histories: Histories) -> Ragged:
+        """The model's input for each history of rows of `tokens`."""
         recent = [history[::-1][: self.settings.history_items] for history in histories]
         return assemble(
             tokens, recent, structure=self.structure, max_tokens=self.settings.history_tokens
@@ -139,7 +149,8 @@ class BiEncoder(Catalogued):
         device = next(self.model.parameters()).device
         ids_tensor = torch.from_numpy(ids).to(device)
         mask_tensor = torch.from_numpy(mask).to(device)
-        hidden = self.model(input_ids=ids_tensor, attention_mask=mask_tensor).last_hidden_state
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+            hidden = self.model(input_ids=ids_tensor, attention_mask=mask_tensor).last_hidden_state
         if self.backbone.pooling == "cls":
             pooled = hidden[:, 0].float()
         else:
@@ -160,9 +171,17 @@ class BiEncoder(Catalogued):
         out[np.concatenate(runs)] = np.concatenate(parts)
         return out
 
-    def _distinct_texts(self) -> tuple[ItemTokens, NDArray[np.int64], NDArray[np.int64]]:
+    def encode_items(self, catalogue: Catalogue) -> NDArray[np.float32]:
+        """Unit vectors [items, d] float32 of a catalogue, computed now; see `item_vectors`."""
+        tokens, first, text_of = self._distinct_texts(catalogue)
+        vectors = self.encode(self._assemble_items(tokens, first))
+        return vectors[text_of]
+
+    def _distinct_texts(
+        self, catalogue: Catalogue
+    ) -> tuple[ItemTokens, NDArray[np.int64], NDArray[np.int64]]:
         """(tokens, first item of each distinct text [t], distinct text of each item [items])."""
-        tokens = self.tokens(self.catalogue)
+        tokens = self.tokens(catalogue)
         seen: dict[bytes, int] = {}
         text_of = np.array(
             [seen.setdefault(tokens.of(row).tobytes(), len(seen)) for row in range(len(tokens))],
@@ -182,8 +201,8 @@ class BiEncoder(Catalogued):
         state = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
         if self._vectors is not None and self._vectors_of == state:
             return self._vectors
-        tokens, first, text_of = self._distinct_texts()
-        path = None if self.attached else self._cache_file(tokens)
+        tokens, first, text_of = self._distinct_texts(self.catalogue)
+        path = None if self.in_training else self._cache_file(tokens)
         vectors = _read_vectors(path)
         if vectors is None:
             vectors = self.encode(self._assemble_items(tokens, first))
@@ -213,13 +232,13 @@ class BiEncoder(Catalogued):
         self, histories: Histories, candidates: IntArray | None = None
     ) -> NDArray[np.float32]:
         """Cosines: [n, c] for `candidates` [n, c], or [n, items] without them."""
-        users = self.encode(self._assemble_histories(self.tokens(self.catalogue), histories))
+        users = self.encode(self.assemble_histories(self.tokens(self.catalogue), histories))
         return self._against_items(users, candidates)
 
     def _against_items(
         self, users: NDArray[np.float32], candidates: IntArray | None
     ) -> NDArray[np.float32]:
-        if candidates is not None and self.attached:
+        if candidates is not None and self.in_training:
             return self._pairs_in_training(users, candidates)
         vectors, text_of = self._text_vectors()
         if candidates is not None:
@@ -236,7 +255,7 @@ class BiEncoder(Catalogued):
     ) -> NDArray[np.float32]:
         """As `_against_items`, but only the texts of the candidates are encoded: no vector will
         be used again, as the weights still move."""
-        tokens, first, text_of = self._distinct_texts()
+        tokens, first, text_of = self._distinct_texts(self.catalogue)
         texts, place = np.unique(text_of[candidates], return_inverse=True)
         vectors = self.encode(self._assemble_items(tokens, first[texts]))
         pairs: NDArray[np.float32] = np.einsum(
@@ -253,7 +272,7 @@ class BiEncoder(Catalogued):
         """
         flat, rows = told(histories)
         tokens = encode_titles(self.backbone.tokenizer, flat, self.settings.text)
-        users = self.encode(self._assemble_histories(tokens, rows))
+        users = self.encode(self.assemble_histories(tokens, rows))
         masked = rows_with_titles(self.catalogue, histories) if mask_history else None
         return best(self._against_items(users, None), k, masked)
 
@@ -262,7 +281,7 @@ class BiEncoder(Catalogued):
     def lengths(self, examples: Examples) -> NDArray[np.int64]:
         """[n] int64: tokens of each encoded history."""
         tokens = self.tokens(examples.domain.items)
-        return self._assemble_histories(tokens, examples.histories()).lengths
+        return self.assemble_histories(tokens, examples.histories()).lengths
 
     def loss(self, batch: Examples) -> Tensor:
         """Mean cross entropy over in-batch negatives; all examples of one domain.
@@ -271,7 +290,7 @@ class BiEncoder(Catalogued):
         """
         tokens = self.tokens(batch.domain.items)
         rows = np.arange(len(batch))
-        users = self.embed(self._assemble_histories(tokens, batch.histories()), rows)
+        users = self.embed(self.assemble_histories(tokens, batch.histories()), rows)
         items = self.embed(self._assemble_items(tokens, batch.targets), rows)
         logits = users @ items.T / self.settings.temperature
         group = torch.from_numpy(batch.domain.items.title_group[batch.targets]).to(logits.device)

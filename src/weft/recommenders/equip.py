@@ -1,6 +1,9 @@
-"""A backbone becomes a recommender's model: an adapter folded in, or LoRA attached to be trained."""
+"""A backbone becomes a recommender's model: an adapter folded in, LoRA attached to be trained, or
+all of its parameters made trainable."""
 
 from __future__ import annotations
+
+import torch
 
 from weft.adapters import (
     Adapter,
@@ -11,6 +14,7 @@ from weft.adapters import (
     fold,
     initialise,
 )
+from weft.adapters.lora import turn_dropout_off
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
 from weft.errors import WeftError
@@ -35,3 +39,16 @@ def equip(
         attached = attach(backbone.model, lora)
         initialise(attached, lora_seed)
     return attached, weights
+
+
+def train_all_of(backbone: Backbone) -> None:
+    """Make every parameter trainable. The backbone's own dropout is turned off, as for LoRA.
+
+    Weights must be float32: steps of fine-tuning are smaller than bfloat16 can tell.
+    """
+    for name, parameter in backbone.model.named_parameters():
+        if parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise WeftError(f"'{name}' is {kind}; training all parameters needs float32 weights")
+        parameter.requires_grad_(True)
+    turn_dropout_off(backbone.model)

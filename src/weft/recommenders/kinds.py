@@ -76,19 +76,27 @@ def make_recommender(
     adapter: Adapter | None = None,
     lora: LoraSettings | None = None,
     lora_seed: int = 0,
+    train_all: bool = False,
     precision: Precision = "auto",
     device: str = "cpu",
     cache: Path | None = None,
 ) -> AnyRecommender:
-    """A recommender on a freshly loaded backbone: for use, or with `lora` for training.
+    """A recommender on a freshly loaded backbone: for use, or with `lora` or `train_all` for
+    training.
 
-    For use, deltas are folded in float32 and the result is stored in the asked precision.
+    For use, deltas are folded in float32 and the result is stored in the asked precision. All
+    parameters are trained in float32, with products in the asked precision.
     """
     encoders = BiEncoderSettings | CrossEncoderSettings
     head: Head = "none" if isinstance(settings, encoders) else "causal"
     first = precision if lora is not None else "float32"
     loaded = load_backbone(backbone, precision=first, device=device, head=head)
     made: AnyRecommender
+    if train_all:
+        if not isinstance(settings, BiEncoderSettings):
+            raise WeftError(f"all parameters can be trained of a bi_encoder, not a {settings.kind}")
+        mixed = dtype_of(precision) is torch.bfloat16
+        return BiEncoder(loaded, settings, catalogue, train_all=True, mixed=mixed)
     how: dict[str, Any] = {"adapter": adapter, "lora": lora, "lora_seed": lora_seed, "cache": cache}
     match settings:
         case BiEncoderSettings():

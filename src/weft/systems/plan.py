@@ -16,7 +16,13 @@ from weft.backbones.load import dtype_of, find_backbone
 from weft.errors import WeftError
 from weft.recommenders.kinds import AnySettings
 from weft.systems.recipe import Branches, Study
-from weft.systems.steps import branch_seed, evaluate_recommender, get_domain, train_branch
+from weft.systems.steps import (
+    branch_seed,
+    evaluate_recommender,
+    get_domain,
+    train_branch,
+    train_checkpoint,
+)
 from weft.training.batches import seed_of
 
 Rows = Mapping[str, tuple[str, Stage | None]]
@@ -78,7 +84,8 @@ class Plan:
         draw: int | None = None,
         said: str = "",
     ) -> Stage:
-        """One LoRA branch on these domains' examples, trained as the recipe's branches or as `how`.
+        """One branch on these domains' examples, trained as the recipe's branches or as `how`: an
+        adapter, or a checkpoint where all parameters are trained.
 
         The LoRA start and the drawn examples depend on `seed` alone, with `draw` the examples on
         that instead; batches and dropout also on the set of domains and the `twin` number. `said`
@@ -93,19 +100,22 @@ class Plan:
             "split": self.split,
             "branch": kind,
             "examples": branches.examples,
-            "lora": branches.lora.model_dump(mode="json"),
             "train": branches.loop(longer=longer),
             "validation": self.validation(branches.validation.users, 10)
             if branches.validation
             else None,
-            "init_seed": seed_of(seed, "lora"),
             "data_seed": seed_of(seed, "data") if draw is None else draw,
             "seed": branch_seed(seed, names, twin),
         }
         extra = (f" ×{longer}" if longer > 1 else "") + (f" twin {twin}" if twin else "") + said
         label = f"train {kind}{extra}, seed {seed}"
         parents = {f"domain{i}": self.domains[name] for i, name in enumerate(names)}
-        return Stage(train_branch, settings, parents, label, {"aside": branches.aside()})
+        aside = {"aside": branches.aside()}
+        if branches.parameters == "all":
+            return Stage(train_checkpoint, settings, parents, label, aside)
+        settings["lora"] = branches.lora.model_dump(mode="json")
+        settings["init_seed"] = seed_of(seed, "lora")
+        return Stage(train_branch, settings, parents, label, aside)
 
     def validation(self, users: int, at: int) -> dict[str, Any]:
         """How a stage measures validation users: as the recipe measures test users, but fewer,

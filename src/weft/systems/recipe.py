@@ -76,6 +76,9 @@ class Branches(TrainSettings):
     """How each branch is trained."""
 
     examples: int = Field(default=20000, ge=1, description="drawn from each domain")
+    parameters: Literal["lora", "all"] = Field(
+        default="lora", description="what is trained: an adapter, or the whole backbone"
+    )
     lora: LoraSettings = LoraSettings()
     validation: Validation | None = None
 

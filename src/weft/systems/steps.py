@@ -14,8 +14,10 @@ import numpy as np
 
 from weft import __version__
 from weft.adapters import Adapter, LoraSettings, from_attached, load_adapter, save_adapter
-from weft.artifacts.atomic import read_json, write_json
+from weft.adapters.adapter import MANIFEST
+from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.stages import Task, version
+from weft.backbones.files import write_copy
 from weft.data.domain import Domain, Examples
 from weft.data.filters import Filters, apply_filters, describe
 from weft.data.folder import load_domain, save_domain
@@ -23,7 +25,7 @@ from weft.data.mall import mall
 from weft.data.splits import Split, make_split, sample_train
 from weft.errors import WeftError
 from weft.evaluation.candidates import train_counts
-from weft.evaluation.evaluate import evaluate
+from weft.evaluation.evaluate import evaluate, evaluate_both
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
 from weft.recommenders.cross_encoder import CrossEncoder, whole_modules
@@ -41,7 +43,9 @@ from weft.training.batches import seed_of
 
 CHOICE = "choice.json"  # which of several adapters were taken, and what they were measured at
 CURVE, SUGGESTIONS, WEIGHTS = "curve.json", "suggestions.json", "weights.json"
+CHECKPOINT = "checkpoint"  # the folder of full weights in its stage's
 INTEGRATOR = "integrator"  # the folder of a trained integrator in its stage's
+RESULT, MASKED = "result", "result-masked"  # folders of ranks; the second with `mask_history: both`
 COUNTS = "counts.json"  # what happened to prompts and answers of a language model
 
 
@@ -65,18 +69,24 @@ def get_domain(task: Task) -> None:
 
 
 def recommender_of(
-    task: Task, domain: Domain | None, adapter: Adapter | None = None, **lora: Any
+    task: Task,
+    domain: Domain | None,
+    adapter: Adapter | None = None,
+    *,
+    backbone: str | None = None,
+    **training: Any,
 ) -> AnyRecommender:
-    """The recommender that a stage's settings describe, for use or (with `lora`) for training."""
+    """The recommender that a stage's settings describe, for use or for training; `backbone` is a
+    checkpoint's folder, if it is not the recipe's."""
     said = task.settings
     return make_recommender(
-        said["backbone"]["name"],
+        backbone or said["backbone"]["name"],
         recommender_settings(said["recommender"]),
         domain.items if domain else None,
         adapter=adapter,
         precision=said["precision"],
         device=said["device"],
-        **lora,
+        **training,
     )
 
 
@@ -84,12 +94,29 @@ def recommender_of(
 def train_branch(task: Task) -> None:
     """One LoRA branch on the examples of one or more domains, from the recipe's common start."""
     said = task.settings
+    lora = LoraSettings.model_validate(said["lora"])
+    recommender = recommender_of(task, None, lora=lora, lora_seed=said["init_seed"])
+    start = f"{recommender.backbone.fingerprint} {said['init_seed']}"
+    manifest = _train(task, recommender, start)
+    adapter = from_attached(recommender.attached, manifest, whole_modules(recommender))
+    save_adapter(adapter, task.out / "adapter")
+
+
+def train_checkpoint(task: Task) -> None:
+    """One branch whose every parameter is trained: a checkpoint, with the backbone's files."""
+    recommender = recommender_of(task, None, train_all=True)
+    manifest = _train(task, recommender, recommender.backbone.fingerprint)
+    with new_directory(task.out / CHECKPOINT) as folder:
+        write_copy(recommender.backbone.folder, recommender.model, folder)
+        write_json(folder / MANIFEST, {"kind": "checkpoint", **manifest})
+
+
+def _train(task: Task, recommender: AnyRecommender, start: str) -> dict[str, Any]:
+    """Train what is trainable on the parents' examples; write the curve, return the manifest."""
+    said = task.settings
     domains = [domain_in(folder) for folder in task.parent_list("domain")]
     splits = [make_split(domain, said["split"]) for domain in domains]
     parts = [sample_train(split.train, said["examples"], said["data_seed"]) for split in splits]
-    lora = LoraSettings.model_validate(said["lora"])
-    recommender = recommender_of(task, None, lora=lora, lora_seed=said["init_seed"])
-    backbone = recommender.backbone
     settings = TrainSettings.model_validate(said["train"] | said["aside"])
     if isinstance(recommender, CrossEncoder):
         for split in splits:
@@ -99,7 +126,7 @@ def train_branch(task: Task) -> None:
         parts,
         settings,
         seed=said["seed"],
-        start=f"{backbone.fingerprint} {said['init_seed']}",
+        start=start,
         checkpoints=task.scratch,
         logs=task.out / "trackers" if settings.trackers else None,
         validate=validator(task, recommender, splits),
@@ -109,8 +136,9 @@ def train_branch(task: Task) -> None:
             "examples",
         ),
     )
-    manifest = {
-        "backbone": backbone.said,
+    write_json(task.out / CURVE, outcome.curve)
+    return {
+        "backbone": recommender.backbone.said,
         "domains": [domain.name for domain in domains],
         "data": {domain.name: domain.hash for domain in domains},
         "branch": said["branch"],
@@ -120,9 +148,6 @@ def train_branch(task: Task) -> None:
         "split": said["split"],
         "versions": {"weft": __version__},
     }
-    adapter = from_attached(recommender.attached, manifest, whole_modules(recommender))
-    save_adapter(adapter, task.out / "adapter")
-    write_json(task.out / CURVE, outcome.curve)
 
 
 def validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> Any:
@@ -211,13 +236,16 @@ def evaluate_recommender(task: Task) -> None:
     scorer: Recommender
     scorer = Popularity.of(split.train) if said["floor"] == "popularity" else _scorer(task, domain)
     settings = EvaluationSettings.model_validate(said["evaluate"])
-    evaluate(
-        scorer,
-        split.test,
-        settings,
-        counts=train_counts(split.train),
-        progress=lambda done, total: task.say(done, total, "users"),
-    ).save(task.out / "result")
+    how: dict[str, Any] = {
+        "counts": train_counts(split.train),
+        "progress": lambda done, total: task.say(done, total, "users"),
+    }
+    if settings.mask_history == "both":
+        plain, masked = evaluate_both(scorer, split.test, settings, **how)
+        masked.save(task.out / MASKED)
+    else:
+        plain = evaluate(scorer, split.test, settings, **how)
+    plain.save(task.out / RESULT)
     if isinstance(scorer, Prompted):
         write_json(task.out / COUNTS, dict(scorer.counts))
     write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
@@ -233,6 +261,8 @@ def _scorer(task: Task, domain: Domain) -> Recommender:
             precision=said["precision"],
             device=said["device"],
         )
+    if folder is not None and (folder / CHECKPOINT).is_dir():
+        return recommender_of(task, domain, backbone=str(folder / CHECKPOINT))
     if folder is not None:
         return recommender_of(task, domain, load_adapter(folder / "adapter"))
     if "choice" in task.parents:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
@@ -18,11 +18,27 @@ class TextSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fields: Annotated[list[str], Field(min_length=1)] = ["title"]
-    """Columns of the catalogue, joined in this order; empty ones are skipped."""
+    """Columns of the catalogue, joined in this order; empty ones are skipped. A catalogue may lack
+    a column whose name ends in `?`: `[title, brand?]`."""
+    keys: bool = False
+    """Say each field's name before its value: `title red mug brand Acme`."""
     words: Annotated[int, Field(ge=1)] | None = None
     """Keep at most this many words of the joined text."""
+    field_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Keep at most this many tokens of each field's value."""
     tokens: Annotated[int, Field(ge=1)] | None = 16
     """Keep at most this many tokens of an item."""
+
+    @model_validator(mode="after")
+    def _one_cut(self) -> TextSettings:
+        if self.words is not None and self.field_tokens is not None:
+            raise ValueError("say words, of the joined text, or field_tokens, not both")
+        return self
+
+    @property
+    def by_field(self) -> bool:
+        """Whether fields are tokenised one by one, not as one text."""
+        return self.keys or self.field_tokens is not None
 
 
 def item_texts(catalogue: Catalogue, settings: TextSettings) -> list[str]:
@@ -31,13 +47,30 @@ def item_texts(catalogue: Catalogue, settings: TextSettings) -> list[str]:
     Raises a `WeftError` that names the field and the columns there are if the catalogue
     lacks a field.
     """
+    fields = field_texts(catalogue, settings)
+    if settings.keys:
+        fields = {key: [f"{key} {one}" if one else "" for one in v] for key, v in fields.items()}
+    if not fields:
+        return [""] * len(catalogue)
+    return [join(parts, settings.words) for parts in zip(*fields.values(), strict=True)]
+
+
+def field_texts(catalogue: Catalogue, settings: TextSettings) -> dict[str, list[str]]:
+    """Field -> its clean value for each item, "" where there is none; see `item_texts`."""
     frame = catalogue.frame
-    for field in settings.fields:
-        if field not in frame.columns:
+    found: dict[str, list[str]] = {}
+    for said in settings.fields:
+        field = said.removesuffix("?")
+        if field in frame.columns:
+            values = frame[field].cast(pl.String).fill_null("").to_list()
+            found[field] = [clean(value) for value in values]
+        elif field == said:
             there = ", ".join(column for column in frame.columns if column != "item_id")
-            raise WeftError(f"the catalogue has no field '{field}'; it has: {there}")
-    columns = [frame[field].cast(pl.String).fill_null("").to_list() for field in settings.fields]
-    return [join(parts, settings.words) for parts in zip(*columns, strict=True)]
+            raise WeftError(
+                f"the catalogue has no field '{field}'; it has: {there} "
+                f"(say '{field}?' if it may be absent)"
+            )
+    return found
 
 
 def join(parts: tuple[str, ...], words: int | None) -> str:

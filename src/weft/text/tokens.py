@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
 from weft.text.clean import clean
-from weft.text.items import TextSettings, item_texts, join
+from weft.text.items import TextSettings, field_texts, item_texts, join
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +32,7 @@ class ItemTokens:
 
     offsets: NDArray[np.int64]  # [m + 1]
     ids: NDArray[np.int32]  # [tokens]
+    keys: NDArray[np.bool_] | None = None  # [tokens]: is of a field's name; None: no token is
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -98,6 +99,8 @@ def encode_items(
     tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, settings: TextSettings
 ) -> ItemTokens:
     """Tokenise the texts of a catalogue's items, in its order."""
+    if settings.by_field:
+        return _encode_fields(tokenizer, field_texts(catalogue, settings), len(catalogue), settings)
     return tokenize_items(tokenizer, item_texts(catalogue, settings), settings.tokens)
 
 
@@ -105,8 +108,37 @@ def encode_titles(
     tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], settings: TextSettings
 ) -> ItemTokens:
     """Tokenise raw titles, of no catalogue, just as a catalogue with only titles would be."""
+    if settings.by_field:
+        fields = {"title": [clean(title) for title in titles]}
+        return _encode_fields(tokenizer, fields, len(titles), settings)
     texts = [join((title,), settings.words) for title in titles]
     return tokenize_items(tokenizer, texts, settings.tokens)
+
+
+def _encode_fields(
+    tokenizer: PreTrainedTokenizerBase,
+    fields: Mapping[str, Sequence[str]],
+    count: int,
+    settings: TextSettings,
+) -> ItemTokens:
+    """Fields tokenised one by one and joined: each value cut, behind the field's name if asked."""
+    ids: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
+    keys: list[list[NDArray[np.bool_]]] = [[] for _ in range(count)]
+    for field, values in fields.items():
+        told = tokenize_items(tokenizer, values, settings.field_tokens)
+        name = tokenize_items(tokenizer, [field] if settings.keys else [""]).of(0)
+        for row in range(count):
+            value = told.of(row)
+            if len(value):
+                ids[row] += [name, value]
+                keys[row].append(np.arange(len(name) + len(value)) < len(name))
+    most = settings.tokens
+    rows = [np.concatenate(row)[:most] if row else np.empty(0, np.int32) for row in ids]
+    marks = [np.concatenate(row)[:most] if row else np.empty(0, np.bool_) for row in keys]
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    if not count:
+        return ItemTokens(offsets, np.empty(0, np.int32), np.empty(0, np.bool_))
+    return ItemTokens(offsets, np.concatenate(rows).astype(np.int32), np.concatenate(marks))
 
 
 def structural_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

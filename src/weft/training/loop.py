@@ -41,6 +41,8 @@ class Part(Protocol):
         ...
 
 
+FUSED_FROM = 5_000_000  # trained numbers from which on AdamW's fused kernel is taken
+
 P = TypeVar("P", bound=Part)
 P_in = TypeVar("P_in", bound=Part, contravariant=True)
 
@@ -152,6 +154,8 @@ def train(
         [parameter for _, parameter in parameters],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        # One pass over all state instead of a dozen: a quarter of the time, for millions of numbers.
+        fused=sum(p.numel() for _, p in parameters) >= FUSED_FROM or None,
     )
     if settings.trackers:
         accelerator.init_trackers("weft", config={"seed": seed, "batch": settings.batch})
@@ -260,6 +264,8 @@ class _Run(Generic[P]):
             progress.loss_count += len(batch.rows)
         nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.settings.clip)
         self.optimizer.step()
+        # The fused kernel does not say that it changed them, and vectors are kept by that.
+        torch.autograd.graph.increment_version([p for _, p in self.parameters])
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         return examples

@@ -46,6 +46,10 @@ class TaskArithmetic(Settings):
 
     scale: float = Field(default=1.0, description="factor on the sum of task vectors")
 
+    @property
+    def keeps_parts(self) -> bool:
+        return True
+
     def default_weights(self, parts: int) -> list[float]:
         return [0.2] * parts
 

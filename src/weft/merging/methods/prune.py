@@ -32,6 +32,10 @@ class MagnitudePrune(Settings):
     density: float = density_field(0.2)
     trim: Trim = trim_field("tensor")
 
+    @property
+    def keeps_parts(self) -> bool:
+        return True
+
     def default_weights(self, parts: int) -> list[float]:
         return [1 / parts] * parts
 

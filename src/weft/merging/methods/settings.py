@@ -28,6 +28,12 @@ class Settings(BaseModel):
     adapters_only: ClassVar[bool] = False
     takes: ClassVar[Literal["1+", "2+", "2"]] = "1+"
 
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether θ = θ_base + Σ w_k v_k, with v_k that depend on no weight: then weights can be
+        learned (`weft.merging.learning`)."""
+        return False
+
     def check(self, parts: int) -> None:
         """A `WeftError` when this many parts can't be merged."""
         if parts < int(self.takes[0]) or (self.takes == "2" and parts != 2):
@@ -72,6 +78,10 @@ class Wrapper(Settings):
     rows: ClassVar[bool] = True  # the other method may need them
 
     then: Inner
+
+    @property
+    def keeps_parts(self) -> bool:
+        return self.then.keeps_parts
 
     def check(self, parts: int) -> None:
         super().check(parts)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.merging.method import Block, Known, Pass
@@ -46,6 +46,12 @@ class Ties(Settings):
         default=True,
         description="divide by the weights of the parts that agree; else just sum them",
     )
+    weigh: Literal["within", "after"] = Field(
+        default="within",
+        description="within: parts of weight 0 have no vote, and a mean is by weights; after: the "
+        "plain mean is taken apart again into what each part gave to it, and w_k multiplies that "
+        "(MergeRec; elect must be unweighted)",
+    )
     variant: Literal["canonical", "mmgrid"] = Field(
         default="canonical",
         description="mmgrid: weights are multiplied into the task vectors before trimming, and "
@@ -53,6 +59,16 @@ class Ties(Settings):
         "then have no effect)",
     )
     scale: float = Field(default=1.0, description="factor on the merged task vector")
+
+    @model_validator(mode="after")
+    def _apart(self) -> Ties:
+        if self.weigh == "after" and (self.elect, self.variant) != ("unweighted", "canonical"):
+            raise ValueError("weigh: after needs elect: unweighted and variant: canonical")
+        return self
+
+    @property
+    def keeps_parts(self) -> bool:
+        return self.weigh == "after"
 
     def passes(self) -> Sequence[Pass]:
         # The authors keep all entries not below the (n - int(density · n))-th smallest: one more.
@@ -68,6 +84,9 @@ class Ties(Settings):
         sign = elected(
             parts, weights if self.elect == "weighted" else None, known.get(_MAJORITY, 1)
         )
+        if self.weigh == "after":
+            total = self._shared_out(parts, block.weights, sign)
+            return total if self.scale == 1 else total.mul_(self.scale)
         if self.normalize and equal(weights):
             weights = [1.0] * len(parts)
         total, mass = agreeing(parts, weights, sign)
@@ -79,6 +98,20 @@ class Ties(Settings):
         total.mul_(sign)
         return total if self.scale == 1 else total.mul_(self.scale)
 
+    def _shared_out(
+        self, parts: Sequence[Tensor], weights: Sequence[float], sign: Tensor
+    ) -> Tensor:
+        """Σ w_k v_k [n], v_k = the part's share in the mean of those that agree: τ'_k / how many do
+        (with `normalize`; else τ'_k), or 0 where it has another sign. Overwrites the parts."""
+        total, mass = torch.zeros_like(sign), torch.zeros_like(sign)
+        for part, weight in zip(parts, weights, strict=True):
+            part.mul_(sign).relu_()
+            total.add_(part, alpha=weight)
+            mass.add_(part.sign_())
+        if self.normalize:
+            total.div_(mass.clamp_min_(1.0))
+        return total.mul_(sign)
+
     def _weighted(self, block: Block, known: Known) -> Sequence[Tensor]:
         """What is trimmed [K]: the task vectors, or w_k times these."""
         if self.variant == "canonical":
@@ -87,6 +120,9 @@ class Ties(Settings):
 
     def _trimmed(self, block: Block, known: Known) -> tuple[Sequence[Tensor], list[float]]:
         """The trimmed parts that take part, and their weights."""
+        if self.weigh == "after":
+            every = range(len(block.parts))
+            return trimmed(block.parts, known, _CUT, every), [1.0] * len(block.parts)
         places = [k for k, weight in enumerate(block.weights) if weight]
         if self.variant == "mmgrid":
             parts, weights = self._weighted(block, known), [1.0] * len(places)

@@ -1,0 +1,89 @@
+"""The files of a model's folder, and writing a changed copy of one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from weft.artifacts.atomic import read_json, write_json
+from weft.errors import WeftError
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+COMPANIONS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "bpe.codes",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+"""Files beside the weights that a copy of the model needs; never code."""
+
+
+def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
+    """The model folder `source` once more in an existing `folder`, with `model`'s parameters in it.
+
+    Tensors keep the names and files that they have in `source`, so that copies of one source can be
+    merged; parameters are written in their own dtype, what the model does not have (an unused
+    head) as it is. Raises `WeftError` where the source lacks a parameter.
+    """
+    left = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    for path in sorted(source.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for own, name in parameters_of(tensors, model).items():
+            tensors[name] = left.pop(own)
+        save_file(tensors, folder / path.name, metadata={"format": "pt"})
+    if left:
+        raise WeftError(f"{source} has no tensor for the model's parameter '{min(left)}'")
+    copy_files(source, folder)
+    config = read_json(folder / CONFIG)
+    dtypes = {p.dtype for p in model.parameters()}
+    if isinstance(config, dict) and len(dtypes) == 1:
+        said = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+        kind = str(dtypes.pop()).removeprefix("torch.")
+        write_json(folder / CONFIG, config | dict.fromkeys(said, kind))
+
+
+def parameters_of(names: Iterable[str], model: nn.Module) -> dict[str, str]:
+    """Parameter of the model -> the one of `names`, of its folder's tensors, that it is: the same
+    name, or the same behind the prefix of a model with a head (`bert.`)."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    own = {name for name, _ in model.named_parameters()}
+    found = {}
+    for name in names:
+        short = name.removeprefix(prefix)
+        if name in own or short in own:
+            found[name if name in own else short] = name
+    return found
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """Configuration, tokenizer and the index of weights, where there are any."""
+    for name in (*COMPANIONS, INDEX):
+        if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)

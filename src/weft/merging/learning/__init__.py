@@ -1,0 +1,1 @@
+"""Merging coefficients that are learned, and end as plain numbers of a merge recipe."""

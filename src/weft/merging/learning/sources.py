@@ -1,0 +1,246 @@
+"""From trained parts and catalogues to learned merging weights and the recipe that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from weft.adapters import check_backbone
+from weft.adapters.adapter import MANIFEST
+from weft.artifacts.atomic import read_json
+from weft.artifacts.hashing import hash_json
+from weft.backbones import Precision, load_backbone
+from weft.backbones.load import dtype_of, fingerprint_of
+from weft.data.domain import Catalogue, IntArray
+from weft.errors import WeftError
+from weft.merging.learning.adapters import check_adapters, weighted_adapters
+from weft.merging.learning.collaborative import CollaborativeSettings, Learner, Taught
+from weft.merging.learning.groups import Groups, make_groups
+from weft.merging.learning.learn import Learned
+from weft.merging.learning.probes import Probes, make_probes
+from weft.merging.learning.vectors import Place, split, weighted
+from weft.merging.merge import Job, plan_merge
+from weft.merging.methods import make_method
+from weft.merging.parts import Base, Part
+from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+from weft.recommenders.kinds import make_recommender
+from weft.training.batches import seed_of
+
+
+@dataclass(frozen=True)
+class Collaborated:
+    """Learned weights: what `plan_merge` takes as `weights`, and how it went."""
+
+    specs: list[Any]
+    groups: Groups
+    learned: Learned
+    notes: tuple[str, ...] = ()
+
+    def said(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "weights": self.specs,
+            "groups": list(self.groups.labels),
+            "coefficients": self.learned.coefficients,
+            "curve": self.learned.curve,
+            "kept_step": self.learned.kept_step,
+            "stopped": self.learned.stopped,
+            "notes": list(self.notes),
+        }
+
+
+def learn_collaborative(
+    parts: Sequence[Part],
+    catalogues: Sequence[Catalogue],
+    recommender: BiEncoderSettings,
+    settings: CollaborativeSettings | None = None,
+    *,
+    base: Base | None = None,
+    backbone: str | None = None,
+    seed: int = 0,
+    popularity: Sequence[IntArray] | None = None,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    cache: Path | None = None,
+    checkpoints: Path | None = None,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Collaborated:
+    """Learn the weights that merge K trained parts into one recommender for K domains.
+
+    Part k was trained on the domain of catalogue k: a folder of a checkpoint, or an adapter (a
+    folder or an `Adapter`). Checkpoints need their `base`, a folder; adapters the `backbone` that
+    they name. `popularity` [items] of each catalogue is only for `probes: {choose: popular}`.
+    Nothing else about users can be given. With `cache`, a folder, item vectors of the parts are
+    kept there; with `checkpoints`, a killed call goes on where it was.
+
+    Items without text are left out of the learning. Raises `WeftError` for parts that don't fit,
+    a catalogue with fewer than two items that have text, a model whose vectors are not finite.
+    """
+    settings = settings or CollaborativeSettings()
+    job = plan_merge(parts, settings.method, None, base=base)
+    sources = _Sources(job, base, backbone, recommender, precision, device, cache)
+    if len(catalogues) != len(sources.labels):
+        raise WeftError(
+            f"{len(sources.labels)} parts need {len(sources.labels)} catalogues, one each in the "
+            f"same order, not {len(catalogues)}"
+        )
+    notes: list[str] = []
+    domains = []
+    for k, catalogue in enumerate(catalogues):
+        kept = _with_text(catalogue, recommender)
+        name = sources.labels[k]
+        if len(kept) < 2:
+            raise WeftError(
+                f"the catalogue of '{name}' has {len(kept)} items with text, and ranking takes two"
+            )
+        if len(kept) < len(catalogue):
+            notes.append(f"{len(catalogue) - len(kept)} items of '{name}' have no text: left out")
+            catalogue = Catalogue(catalogue.frame[kept])
+        counts = None if popularity is None else np.asarray(popularity[k])[kept]
+        domains.append(sources.taught(k, catalogue, settings, seed_of(seed, k), counts))
+    return collaborate(
+        sources, domains, settings, seed, tuple(notes), checkpoints=checkpoints, report=report
+    )
+
+
+def collaborate(
+    sources: _Sources,
+    domains: Sequence[Taught],
+    settings: CollaborativeSettings,
+    seed: int,
+    notes: tuple[str, ...] = (),
+    *,
+    checkpoints: Path | None = None,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Collaborated:
+    """`learn_collaborative` with the domains already taught."""
+    with sources.student(settings) as (student, place, groups):
+        learner = Learner(student, place, domains, settings, seed)
+        key = hash_json([sources.key, settings.model_dump(mode="json"), seed,
+                         [[one.probes.hash, len(one.catalogue)] for one in domains]])  # fmt: skip
+        learned = learner.run(groups, checkpoints=checkpoints, key=key, report=report)
+    stopped = (learned.stopped,) if learned.stopped else ()
+    return Collaborated(groups.specs(learned.coefficients), groups, learned, (*notes, *stopped))
+
+
+def _with_text(catalogue: Catalogue, recommender: BiEncoderSettings) -> Any:
+    from weft.text import item_texts
+
+    texts = item_texts(catalogue, recommender.text.model_copy(update={"keys": False}))
+    return np.flatnonzero(pl.Series(texts, dtype=pl.String).str.len_chars().to_numpy() > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """The parts of a merge as teachers, and as one student."""
+
+    job: Job
+    base: Base | None
+    backbone: str | None
+    recommender: BiEncoderSettings
+    precision: Precision
+    device: str
+    cache: Path | None
+
+    def __post_init__(self) -> None:
+        if self.job.parts.kind == "tensors":
+            raise WeftError("learning needs parts that are folders of checkpoints, or adapters")
+        if self.job.parts.kind == "checkpoints" and not isinstance(self.base, str | Path):
+            raise WeftError("learning merging weights of checkpoints needs their base, a folder")
+        if self.job.parts.kind == "adapters" and self.backbone is None:
+            raise WeftError("learning merging weights of adapters needs their backbone")
+
+    @property
+    def labels(self) -> Sequence[str]:
+        return self.job.parts.labels
+
+    @property
+    def key(self) -> str:
+        """Of the parts' contents."""
+        parts = self.job.parts
+        if parts.kind == "adapters":
+            return hash_json([one.weights_hash for one in parts.adapters])
+        return hash_json([fingerprint_of(path) for path in parts.paths if path is not None])
+
+    def taught(
+        self,
+        k: int,
+        catalogue: Catalogue,
+        settings: CollaborativeSettings,
+        seed: int,
+        popularity: IntArray | None = None,
+        probes: Probes | None = None,
+    ) -> Taught:
+        """What part k says about its catalogue, and the pseudo-users that it is asked about."""
+        teacher = self.teacher(k, catalogue)
+        items = teacher.item_vectors
+        if probes is None:
+            probes = make_probes(items, settings.probes, seed, popularity=popularity)
+        lengths = {len(history) for history in probes.histories}
+        if lengths == {1}:
+            users = items[[int(history[0]) for history in probes.histories]]
+        else:
+            tokens = teacher.tokens(catalogue)
+            users = teacher.encode(teacher.assemble_histories(tokens, probes.histories))
+        return Taught(self.labels[k], catalogue, probes, items, users)
+
+    def teacher(self, k: int, catalogue: Catalogue) -> BiEncoder:
+        parts = self.job.parts
+        how: dict[str, Any] = {
+            "precision": self.precision, "device": self.device, "cache": self.cache,
+        }  # fmt: skip
+        if parts.kind == "adapters":
+            assert self.backbone is not None
+            made = make_recommender(
+                self.backbone, self.recommender, catalogue, adapter=parts.adapters[k], **how
+            )
+        else:
+            path = parts.paths[k]
+            if path is None or not path.is_dir():
+                raise WeftError(f"part '{self.labels[k]}' is no folder of a model")
+            made = make_recommender(str(path), self.recommender, catalogue, **how)
+        assert isinstance(made, BiEncoder)
+        return made
+
+    @contextmanager
+    def student(self, settings: CollaborativeSettings) -> Iterator[tuple[BiEncoder, Place, Groups]]:
+        """The merged model, what places coefficients in it, and their groups."""
+        dtype = dtype_of(self.precision)
+        parts = self.job.parts
+        if parts.kind == "adapters":
+            assert self.backbone is not None
+            _check_summed(settings)
+            loaded = load_backbone(self.backbone, precision=self.precision, device=self.device)
+            for adapter in parts.adapters:
+                check_backbone(adapter, loaded.name, loaded.fingerprint)
+            check_adapters(loaded.model, parts.adapters)
+            groups = make_groups(settings.weights, parts.adapters[0].factors)
+            student = BiEncoder(loaded, self.recommender)
+            with weighted_adapters(loaded.model, parts.adapters, groups) as place:
+                yield student, place, groups
+            return
+        assert self.job.base is not None
+        loaded = load_backbone(str(self.base), precision="float32", device=self.device)
+        vectors = split(parts.sources, self.job.method, self.job.base, dtype)
+        vectors = {name: held.to(self.device) for name, held in vectors.items()}
+        groups = make_groups(settings.weights, vectors)
+        student = BiEncoder(loaded, self.recommender)
+        with weighted(loaded.model, vectors, groups, dtype) as place:
+            yield student, place, groups
+
+
+def _check_summed(settings: CollaborativeSettings) -> None:
+    if make_method(settings.method) != make_method("task_arithmetic"):
+        raise WeftError("of adapters the weights of task_arithmetic can be learned, the plain sum")
+
+
+def said_of(path: Path) -> dict[str, Any]:
+    """A trained folder's manifest; empty where it has none."""
+    found = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    return found if isinstance(found, dict) else {}
