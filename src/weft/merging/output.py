@@ -16,8 +16,8 @@ from torch import Tensor
 from weft.artifacts.atomic import reason
 from weft.artifacts.digests import Running
 from weft.artifacts.tensors import Layout, lay_out
-from weft.errors import WeftError
 from weft.backbones.files import WEIGHTS
+from weft.errors import WeftError
 from weft.merging.engine import cast
 from weft.merging.source import Spec
 

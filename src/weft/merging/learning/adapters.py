@@ -27,7 +27,9 @@ class _Weighted(nn.Module):
         self.b = torch.cat([one.b * one.scaling for one in factors], dim=1).to(weight)
         self.ranks = torch.tensor([one.rank for one in factors], device=weight.device)
         self.group = group
-        self.placed: list[Tensor] = []  # the last w [K, G]; in a list, so that it stays no parameter
+        self.placed: list[
+            Tensor
+        ] = []  # the last w [K, G]; in a list, so that it stays no parameter
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.placed[0][:, self.group].repeat_interleave(self.ranks).to(x.dtype)

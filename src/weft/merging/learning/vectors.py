@@ -103,7 +103,9 @@ class _WeightedEmbedding(nn.Module):
         self.weight = whole.weight  # [rows, d]: the base's
         self.vectors = vectors.view(len(vectors), *whole.weight.shape)
         self.group, self.dtype = group, dtype
-        self.placed: list[Tensor] = []  # the last w [K, G]; in a list, so that it stays no parameter
+        self.placed: list[
+            Tensor
+        ] = []  # the last w [K, G]; in a list, so that it stays no parameter
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self.vectors[:, ids.reshape(-1)].to(torch.float32)  # [K, n, d]
