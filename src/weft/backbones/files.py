@@ -48,17 +48,18 @@ def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
 
     Tensors keep the names and files that they have in `source`, so that copies of one source can be
     merged; parameters are written in their own dtype, what the model does not have (an unused
-    head) as it is. Raises `WeftError` where the source lacks a parameter.
+    head) as it is. Raises `WeftError` where the source lacks a parameter that is trained.
     """
     left = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
     for path in sorted(source.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for own, name in parameters_of(tensors, model).items():
             tensors[name] = left.pop(own)
         save_file(tensors, folder / path.name, metadata={"format": "pt"})
-    if left:
-        raise WeftError(f"{source} has no tensor for the model's parameter '{min(left)}'")
+    if lost := trained & set(left):
+        raise WeftError(f"{source} has no tensor for the model's parameter '{min(lost)}'")
     copy_files(source, folder)
     config = read_json(folder / CONFIG)
     dtypes = {p.dtype for p in model.parameters()}
@@ -66,6 +67,15 @@ def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
         said = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
         kind = str(dtypes.pop()).removeprefix("torch.")
         write_json(folder / CONFIG, config | dict.fromkeys(said, kind))
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """The names of all tensors in a model's folder."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found += list(file.keys())
+    return found
 
 
 def parameters_of(names: Iterable[str], model: nn.Module) -> dict[str, str]:

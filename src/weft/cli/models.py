@@ -14,7 +14,8 @@ def recommend(
     model: Annotated[
         Path,
         typer.Option(
-            help="A recommender's folder, adapter or integrator: …/recommenders/<domain>/…."
+            help="A recommender's folder (adapter, integrator or whole model): "
+            "…/recommenders/<domain>/…."
         ),
     ],
     history: Annotated[
@@ -22,7 +23,11 @@ def recommend(
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     items: Annotated[
-        Path | None, typer.Option(help="Another catalogue to rank: items.parquet.")
+        Path | None,
+        typer.Option(
+            help="Another catalogue to rank: items.parquet, a CSV file with a column title, or a "
+            "text file of titles."
+        ),
     ] = None,
     repeat: Annotated[bool, typer.Option(help="Also suggest what is in the history.")] = False,
     json: Json = False,
@@ -63,7 +68,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure a recommender, an adapter's or an integrator's, on a domain's test users."""
+    """Measure a recommender's folder on a domain's test users."""
     from weft.artifacts.atomic import check_folder
     from weft.data.folder import load_domain
     from weft.data.source import checked

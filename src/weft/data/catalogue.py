@@ -18,19 +18,17 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
 
 
 def load_catalogue(path: Path) -> Catalogue:
-    """Read items.parquet, given the file or a folder that has it.
+    """Read items.parquet, given the file or a folder that has it; or a `.csv` or `.tsv` file, or a
+    `.txt` file of titles, one a line.
 
-    Needs the columns `item_id` (unique) and `title`; null texts become empty strings.
+    Needs the columns `item_id` (unique) and `title`; null texts become empty strings. Text files
+    do without `item_id`: the number of the row, from 1, takes its place.
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise WeftError(f"{file} does not exist; name a catalogue with --items")
-    try:
-        frame = pl.read_parquet(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise WeftError(
-            f"{file} is no readable parquet file: {str(error).splitlines()[0]}"
-        ) from None
+    kind = file.suffix.lower()
+    frame = _titles(file) if kind in (".csv", ".tsv", ".txt") else _parquet(file)
     for column in ("item_id", "title"):
         if column not in frame.columns:
             raise WeftError(f"{file} lacks the column '{column}'")
@@ -40,3 +38,32 @@ def load_catalogue(path: Path) -> Catalogue:
         row = repeated.arg_true()[0]
         raise WeftError(f"{file}: item_id '{texts['item_id'][row]}' is in two rows (row {row + 1})")
     return Catalogue(texts)
+
+
+def _parquet(file: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise WeftError(
+            f"{file} is no readable parquet file: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _titles(file: Path) -> pl.DataFrame:
+    """A catalogue in text; lines of a `.txt` file that are empty are no items."""
+    try:
+        if file.suffix.lower() == ".txt":
+            lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
+            frame = pl.DataFrame({"title": [line for line in lines if line]}, {"title": pl.String})
+        else:
+            separator = "\t" if file.suffix.lower() == ".tsv" else ","
+            frame = pl.read_csv(file, separator=separator, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        said = (str(error).splitlines() or ["?"])[0]
+        raise WeftError(f"{file} can't be read as a catalogue: {said}") from None
+    if frame.is_empty():
+        raise WeftError(f"{file} holds no items")
+    if "item_id" not in frame.columns:
+        numbers = pl.int_range(1, frame.height + 1, eager=True).cast(pl.String)
+        frame = frame.with_columns(numbers.alias("item_id"))
+    return frame

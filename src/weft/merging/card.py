@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import yaml
 
-from weft.artifacts.atomic import write_json
+from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.stages import library_versions
 from weft.backbones.files import CONFIG, INDEX
 from weft.merging.checkpoint import Checkpoint
 from weft.merging.output import Shard
+from weft.merging.source import Source
 
 MANIFEST, CARD = "weft.json", "README.md"
 
@@ -94,6 +95,21 @@ def write_story(folder: Path, name: str, story: Story, config: Mapping[str, Any]
     }
     write_json(folder / MANIFEST, manifest)
     (folder / CARD).write_text(_card(name, story, config, manifest), "utf-8")
+
+
+def carry_recommender(parts: Sequence[Source], folder: Path) -> None:
+    """How the parts score items stays in what they are merged into, where all of them agree."""
+    said = [_recommender_of(part) for part in parts]
+    if said[0] and all(one == said[0] for one in said):
+        write_json(folder / MANIFEST, read_json(folder / MANIFEST) | said[0])
+
+
+def _recommender_of(part: Source) -> dict[str, Any]:
+    path = part.path / MANIFEST if isinstance(part, Checkpoint) else None
+    found = read_json(path) if path is not None and path.is_file() else None
+    if not isinstance(found, dict):
+        return {}
+    return {key: found[key] for key in ("recommender", "split") if key in found}
 
 
 @functools.cache

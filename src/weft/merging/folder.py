@@ -20,7 +20,14 @@ from weft.artifacts.atomic import check_folder
 from weft.artifacts.hashing import hash_json
 from weft.artifacts.staging import staged
 from weft.errors import WeftError
-from weft.merging.card import Parent, Story, copy_companions, write_index, write_story
+from weft.merging.card import (
+    Parent,
+    Story,
+    carry_recommender,
+    copy_companions,
+    write_index,
+    write_story,
+)
 from weft.merging.checkpoint import Checkpoint
 from weft.merging.engine import Merge, bytes_to_read, measured, pieces, stream
 from weft.merging.fitting import check_fitting
@@ -116,6 +123,7 @@ def merge_checkpoints(
         write_index(folder, shards)
         copy_companions(model, folder, dtype)
         write_story(folder, out.name, story, None if model is None else model.config)
+        carry_recommender(parts, folder)
 
 
 def _companions(source: Source | None) -> bool:

@@ -17,6 +17,7 @@ from weft.adapters import (
 from weft.adapters.lora import turn_dropout_off
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
+from weft.backbones.files import parameters_of, tensor_names
 from weft.errors import WeftError
 
 
@@ -42,13 +43,17 @@ def equip(
 
 
 def train_all_of(backbone: Backbone) -> None:
-    """Make every parameter trainable. The backbone's own dropout is turned off, as for LoRA.
+    """Make every parameter of the backbone's folder trainable. Its own dropout is turned off, as
+    for LoRA. What the folder lacks (a pooler that nobody uses) stays as it is.
 
     Weights must be float32: steps of fine-tuning are smaller than bfloat16 can tell.
     """
+    kept = parameters_of(tensor_names(backbone.folder), backbone.model)
     for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(name in kept)
+        if name not in kept:
+            continue
         if parameter.dtype != torch.float32:
             kind = str(parameter.dtype).removeprefix("torch.")
             raise WeftError(f"'{name}' is {kind}; training all parameters needs float32 weights")
-        parameter.requires_grad_(True)
     turn_dropout_off(backbone.model)

@@ -1,7 +1,7 @@
 """A recommender as a folder: an adapter, how to use it, and the catalogue it ranks.
 
 The folder stays a valid PEFT adapter; `weft.json` says in `recommender` how it scores items, and
-items.parquet is the catalogue.
+items.parquet is the catalogue. Folders of integrators and of whole models are opened here too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from weft.backbones import Precision
 from weft.data.catalogue import load_catalogue, save_catalogue
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.recommenders.checkpoint_folder import checkpoint_settings, is_checkpoint
 from weft.recommenders.integrator_folder import is_integrator, load_integrated
 from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
 
@@ -102,8 +103,9 @@ def load_recommender(
     precision: Precision = "auto",
     device: str = "cpu",
 ) -> LoadedRecommender:
-    """Open a recommender's folder, an adapter's or an integrator's; `items` is another catalogue to
-    rank (items.parquet).
+    """Open a recommender's folder: an adapter's, an integrator's or a whole model's. `items` is
+    another catalogue to rank: items.parquet, a CSV file with a column `title`, or a text file of
+    titles, one a line.
 
     Item vectors are cached in the folder's `.vectors`, by the hash of the weights.
     """
@@ -112,6 +114,12 @@ def load_recommender(
         other = Path(items) if items is not None else None
         trained, made = load_integrated(folder, other, precision=precision, device=device)
         return LoadedRecommender(made, trained.manifest.get("split", "leave_one_out"))
+    if is_checkpoint(folder):
+        settings, split = checkpoint_settings(folder)
+        how: dict[str, Any] = {"precision": precision, "device": device}
+        catalogue = load_catalogue(Path(items) if items is not None else folder)
+        whole = make_recommender(str(folder), settings, catalogue, cache=folder / ".vectors", **how)
+        return LoadedRecommender(whole, split)
     adapter = load_adapter(folder)
     said = adapter.manifest.get("recommender")
     if not isinstance(said, dict):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import numpy as np
 
 from weft import __version__
 from weft.adapters import load_adapter
-from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.atomic import write_json
 from weft.artifacts.stages import Task
 from weft.backbones import load_backbone
 from weft.data.source import checked
@@ -25,7 +24,6 @@ from weft.systems.steps import (
     CHOICE,
     CURVE,
     INTEGRATOR,
-    SUGGESTIONS,
     adapters_in,
     domain_in,
     recommender_of,
@@ -63,13 +61,6 @@ def choose_sources(task: Task) -> None:
     chosen = order[: said["count"]]
     users = min(settings.users or len(split.validation), len(split.validation))
     write_json(task.out / CHOICE, {"chosen": chosen, "by": BY, "users": users, "measured": found})
-
-
-def take_best(task: Task) -> None:
-    """The result of the best of the chosen sources, measured already: no work is done twice."""
-    best = read_json(task.parents["choice"] / CHOICE)["chosen"][0]
-    shutil.copytree(task.parent_list("result")[best] / "result", task.out / "result")
-    write_json(task.out / SUGGESTIONS, {})
 
 
 def train_integrator(task: Task) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.errors import WeftError
+from weft.systems.mergerec_recipe import MergeRecRecipe
+from weft.systems.mergerec_study import MergeRecStudy
 from weft.systems.plan import Plan
 from weft.systems.recipe import Recipe, Study, read_settings, read_yaml
 from weft.systems.study import System
@@ -12,7 +14,11 @@ from weft.systems.weave_study import WeaveStudy
 from weft.systems.x_cross_recipe import XCrossRecipe
 from weft.systems.x_cross_study import XCrossStudy
 
-RECIPES: dict[str, type[Study]] = {"weaverec": Recipe, "x_cross": XCrossRecipe}
+RECIPES: dict[str, type[Study]] = {
+    "weaverec": Recipe,
+    "x_cross": XCrossRecipe,
+    "mergerec": MergeRecRecipe,
+}
 
 
 def load_recipe(path: Path) -> Study:
@@ -28,5 +34,7 @@ def system_of(plan: Plan) -> System:
     """The system that a plan's recipe is of."""
     if isinstance(plan.recipe, XCrossRecipe):
         return XCrossStudy(plan, plan.recipe)
+    if isinstance(plan.recipe, MergeRecRecipe):
+        return MergeRecStudy(plan, plan.recipe)
     assert isinstance(plan.recipe, Recipe)
     return WeaveStudy(plan, plan.recipe)

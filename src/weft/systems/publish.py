@@ -11,10 +11,11 @@ from pathlib import Path
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.stages import Stage
+from weft.recommenders.checkpoint_folder import save_checkpoint_recommender
 from weft.recommenders.folder import save_recommender
 from weft.recommenders.integrator_folder import is_integrator, load_integrator, save_integrator
 from weft.systems.plan import Plan
-from weft.systems.steps import INTEGRATOR, domain_in
+from weft.systems.steps import CHECKPOINT, INTEGRATOR, domain_in
 
 PUBLISHED = "stages/published.json"
 
@@ -53,6 +54,16 @@ def publish(measured: Iterable[Measured], plan: Plan, run: Path) -> None:
             made = one.adapter.folder(run)
             place = run / "recommenders" / one.target / one.name
             kept.add(place)
+            if (made / CHECKPOINT).is_dir():
+                save_checkpoint_recommender(
+                    made / CHECKPOINT,
+                    domain.items,
+                    place,
+                    recommender=plan.recipe.recommender.model_dump(mode="json"),
+                    split=plan.split,
+                    replace=True,
+                )
+                continue
             if is_integrator(made / INTEGRATOR):
                 trained = load_integrator(made / INTEGRATOR)
                 save_integrator(trained, domain.items, place, replace=True)

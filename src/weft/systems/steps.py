@@ -7,6 +7,7 @@ its settings or parents.
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,16 @@ def evaluate_recommender(task: Task) -> None:
     if isinstance(scorer, Prompted):
         write_json(task.out / COUNTS, dict(scorer.counts))
     write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
+
+
+def take_best(task: Task) -> None:
+    """The result of the first of the chosen, of the parents `result0`, `result1`, …: measured
+    already, so no work is done twice."""
+    best = task.parent_list("result")[read_json(task.parents["choice"] / CHOICE)["chosen"][0]]
+    for name in (RESULT, MASKED):
+        if (best / name).is_dir():
+            shutil.copytree(best / name, task.out / name)
+    write_json(task.out / SUGGESTIONS, {})
 
 
 def _scorer(task: Task, domain: Domain) -> Recommender:

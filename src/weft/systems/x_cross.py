@@ -16,10 +16,10 @@ from weft.artifacts.stages import Stage
 from weft.errors import WeftError
 from weft.integration.kinds import AnyIntegratorSettings
 from weft.integration.mixtures import XLoraSettings
-from weft.systems.integrating import choose_sources, take_best, train_integrator
+from weft.systems.integrating import choose_sources, train_integrator
 from weft.systems.plan import Plan, Rows
 from weft.systems.recipe import Merging
-from weft.systems.steps import merge_branches
+from weft.systems.steps import merge_branches, take_best
 from weft.systems.weaverec import merge_settings, merge_words
 from weft.systems.x_cross_recipe import XCrossRecipe
 from weft.training import TrainSettings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from weft.errors import WeftError
 from weft.training.batches import seed_of
 
 Choice = Literal["random", "centroid", "popular"]
+FILE = "probes.npz"
 
 
 class ProbeSettings(BaseModel):
@@ -65,6 +67,25 @@ class Probes:
         lengths = np.array([len(one) for one in self.histories], dtype=np.int64)
         items = np.concatenate([*self.histories, np.empty(0, np.int64)]).astype(np.int64)
         return hash_arrays({"items": items, "lengths": lengths})
+
+
+def sequences(histories: Sequence[IntArray], targets: IntArray) -> Probes:
+    """Real users' sequences in place of pseudo-users: history and target. A control, which needs
+    what MergeRec does without."""
+    pairs = zip(histories, targets.tolist(), strict=True)
+    return Probes(tuple(np.append(history, target).astype(np.int64) for history, target in pairs))
+
+
+def save_probes(probes: Probes, folder: Path) -> None:
+    """Write them into an existing folder."""
+    ends = np.cumsum([len(one) for one in probes.histories])
+    np.savez(folder / FILE, items=np.concatenate(probes.histories), ends=ends)
+
+
+def load_probes(folder: Path) -> Probes:
+    """What `save_probes` wrote."""
+    with np.load(folder / FILE) as found:
+        return Probes(tuple(np.split(found["items"], found["ends"][:-1])))
 
 
 def make_probes(

@@ -63,6 +63,7 @@ def learn_collaborative(
     *,
     base: Base | None = None,
     backbone: str | None = None,
+    labels: Sequence[str | None] | None = None,
     seed: int = 0,
     popularity: Sequence[IntArray] | None = None,
     precision: Precision = "auto",
@@ -82,35 +83,109 @@ def learn_collaborative(
     Items without text are left out of the learning. Raises `WeftError` for parts that don't fit,
     a catalogue with fewer than two items that have text, a model whose vectors are not finite.
     """
+    sources = Sources(
+        plan_merge(parts, _method(settings), None, base=base, labels=labels),
+        base,
+        backbone,
+        recommender,
+        precision,
+        device,
+        cache,
+    )
+    return _learn(
+        sources, catalogues, settings, seed, popularity=popularity, checkpoints=checkpoints,
+        report=report,
+    )  # fmt: skip
+
+
+def learn_from_sequences(
+    parts: Sequence[Part],
+    catalogues: Sequence[Catalogue],
+    recommender: BiEncoderSettings,
+    settings: CollaborativeSettings | None = None,
+    *,
+    probes: Sequence[Probes],
+    base: Base | None = None,
+    backbone: str | None = None,
+    labels: Sequence[str | None] | None = None,
+    seed: int = 0,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    cache: Path | None = None,
+    checkpoints: Path | None = None,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Collaborated:
+    """As `learn_collaborative`, but from real users' sequences `probes`, rows of the catalogues:
+    a control of what doing without them costs."""
+    sources = Sources(
+        plan_merge(parts, _method(settings), None, base=base, labels=labels),
+        base,
+        backbone,
+        recommender,
+        precision,
+        device,
+        cache,
+    )
+    return _learn(
+        sources, catalogues, settings, seed, probes=probes, checkpoints=checkpoints, report=report
+    )
+
+
+def _method(settings: CollaborativeSettings | None) -> Any:
+    return (settings or CollaborativeSettings()).method
+
+
+def _learn(
+    sources: Sources,
+    catalogues: Sequence[Catalogue],
+    settings: CollaborativeSettings | None,
+    seed: int,
+    *,
+    popularity: Sequence[IntArray] | None = None,
+    probes: Sequence[Probes] | None = None,
+    checkpoints: Path | None,
+    report: Callable[[int, int, float], None] | None,
+) -> Collaborated:
     settings = settings or CollaborativeSettings()
-    job = plan_merge(parts, settings.method, None, base=base)
-    sources = _Sources(job, base, backbone, recommender, precision, device, cache)
-    if len(catalogues) != len(sources.labels):
+    count = len(sources.labels)
+    if len(catalogues) != count:
         raise WeftError(
-            f"{len(sources.labels)} parts need {len(sources.labels)} catalogues, one each in the "
-            f"same order, not {len(catalogues)}"
+            f"{count} parts need {count} catalogues, one each in the same order, "
+            f"not {len(catalogues)}"
         )
     notes: list[str] = []
     domains = []
     for k, catalogue in enumerate(catalogues):
-        kept = _with_text(catalogue, recommender)
+        kept = _with_text(catalogue, sources.recommender)
         name = sources.labels[k]
         if len(kept) < 2:
             raise WeftError(
-                f"the catalogue of '{name}' has {len(kept)} items with text, and ranking takes two"
+                f"the catalogue of '{name}' has {len(kept)} item{'s' * (len(kept) != 1)} with "
+                "text, and ranking takes two"
             )
         if len(kept) < len(catalogue):
             notes.append(f"{len(catalogue) - len(kept)} items of '{name}' have no text: left out")
-            catalogue = Catalogue(catalogue.frame[kept])
         counts = None if popularity is None else np.asarray(popularity[k])[kept]
-        domains.append(sources.taught(k, catalogue, settings, seed_of(seed, k), counts))
+        given = None if probes is None else _among(probes[k], kept, len(catalogue))
+        if len(kept) < len(catalogue):
+            catalogue = Catalogue(catalogue.frame[kept])
+        taught = sources.taught(k, catalogue, settings, seed_of(seed, k), counts, given)
+        domains.append(taught)
     return collaborate(
         sources, domains, settings, seed, tuple(notes), checkpoints=checkpoints, report=report
     )
 
 
+def _among(probes: Probes, kept: IntArray, count: int) -> Probes:
+    """The probes in rows of the items that were kept; those left with no item go."""
+    place = np.full(count, -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    rows = [place[history] for history in probes.histories]
+    return Probes(tuple(row[row >= 0] for row in rows if (row >= 0).any()))
+
+
 def collaborate(
-    sources: _Sources,
+    sources: Sources,
     domains: Sequence[Taught],
     settings: CollaborativeSettings,
     seed: int,
@@ -137,7 +212,7 @@ def _with_text(catalogue: Catalogue, recommender: BiEncoderSettings) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sources:
+class Sources:
     """The parts of a merge as teachers, and as one student."""
 
     job: Job

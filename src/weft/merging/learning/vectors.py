@@ -140,7 +140,16 @@ def weighted(
         owners, vector, group = _owners(model, parameter), vectors[file], groups.of[file]
         entries.append(_Entry(owners, base, vector, group, parameter.shape, dtype))
     replaced: tuple[str, nn.Embedding, _WeightedEmbedding] | None = None
+    constant = [
+        (_owners(model, p), p.detach().to(dtype)) for name, p in named.items() if name not in files
+    ]
     try:
+        for owners, value in constant:
+            for module, child in owners:
+                held = module._parameters.pop(child)
+                assert held is not None
+                placed.append((module, child, held))
+                setattr(module, child, value)
         for entry in entries:
             for module, child in entry.owners:
                 held = module._parameters.pop(child)
