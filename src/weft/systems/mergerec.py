@@ -62,8 +62,7 @@ class MergeRec:
             **self.plan.scoring,
             "among": list(one.weights),
             "split": self.plan.split,
-            "validation": self.plan.validation(self.recipe.choose_users, 10)
-            | {"mask_history": False},
+            "validation": self.plan.validation(self.recipe.choose_users, 10),
         }
         parents = self._parts(self.names)
         parents |= {f"domain{k}": self.plan.domains[name] for k, name in enumerate(self.names)}

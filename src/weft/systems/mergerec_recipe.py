@@ -56,6 +56,7 @@ class Joint(_Block):
 
     examples: int | None = Field(default=None, ge=1, description="of each domain")
     epochs: int | None = Field(default=None, ge=1)
+    validate_every: int | None = Field(default=None, ge=1, description="steps")
 
 
 class MergeRecRecipe(Study):

@@ -119,9 +119,13 @@ class Plan:
 
     def validation(self, users: int, at: int) -> dict[str, Any]:
         """How a stage measures validation users: as the recipe measures test users, but fewer,
-        and among candidates where it has any."""
+        and among candidates where it has any; of two ways to treat histories, unmasked."""
         evaluate = self.recipe.evaluate
-        changes = {"users": users, "at": (at,), "full": evaluate.candidates is None}
+        changes: dict[str, Any] = {
+            "users": users, "at": (at,), "full": evaluate.candidates is None,
+        }  # fmt: skip
+        if evaluate.mask_history == "both":
+            changes["mask_history"] = False
         return evaluate.model_copy(update=changes).model_dump(mode="json")
 
     def evaluation(

@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, int], Tensor]
 """(coefficients w [K, G], step from 0) -> scalar, with gradients to w."""
 
 CHECKPOINT_EVERY = 25  # steps
-MOST_RISE = 0.5  # of the held-out objective over its start, as a share: beyond, it diverges
+MOST_RISE = 0.1  # of the held-out objective over its start, as a share: beyond, it diverges
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def learn(
     With `shares`, w is a softmax over the K parts of numbers that start at `initial`, else it is
     free. `loss` must depend on nothing but w and the step. `held_out` measures w without
     gradients at the start, every `held_out_every` steps and at the end; should it rise by more
-    than half of its size, or anything cease to be a number, learning stops and the best w that it
+    than a tenth of its size, or anything cease to be a number, learning stops and the best w that it
     has seen is what comes out. With `checkpoints`, a folder, a killed call of the same `key` goes
     on where it was.
 

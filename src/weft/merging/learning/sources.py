@@ -32,6 +32,8 @@ from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.recommenders.kinds import make_recommender
 from weft.training.batches import seed_of
 
+TOKENIZER = "tokenizer.json"
+
 
 @dataclass(frozen=True)
 class Collaborated:
@@ -301,6 +303,7 @@ class Sources:
                 yield student, place, groups
             return
         assert self.job.base is not None
+        _check_tokenizers([Path(str(self.base)), *(p for p in parts.paths if p is not None)])
         loaded = load_backbone(str(self.base), precision="float32", device=self.device)
         vectors = split(parts.sources, self.job.method, self.job.base, dtype)
         vectors = {name: held.to(self.device) for name, held in vectors.items()}
@@ -313,6 +316,24 @@ class Sources:
 def _check_summed(settings: CollaborativeSettings) -> None:
     if make_method(settings.method) != make_method("task_arithmetic"):
         raise WeftError("of adapters the weights of task_arithmetic can be learned, the plain sum")
+
+
+def _check_tokenizers(folders: Sequence[Path]) -> None:
+    """A `WeftError` for models that read text in other ways: their weights don't belong together."""
+    said = {folder: _tokenizer(folder) for folder in folders}
+    first = next((folder for folder, found in said.items() if found is not None), None)
+    for folder, found in said.items():
+        if first is not None and found is not None and found != said[first]:
+            raise WeftError(f"{folder} has another tokenizer than {first}: they can't be merged")
+
+
+def _tokenizer(folder: Path) -> Any:
+    """What decides how text becomes tokens; None where the folder has no tokenizer.json."""
+    if not (folder / TOKENIZER).is_file():
+        return None
+    said = read_json(folder / TOKENIZER)
+    parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
+    return [said.get(part) for part in parts] if isinstance(said, dict) else said
 
 
 def said_of(path: Path) -> dict[str, Any]:
