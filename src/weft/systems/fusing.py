@@ -15,7 +15,7 @@ import numpy as np
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.stages import Task
 from weft.backbones.load import find_backbone
-from weft.data.catalogue import load_catalogue, save_catalogue
+from weft.data.catalogue import load_catalogue
 from weft.data.source import checked
 from weft.data.splits import make_split, sample_train
 from weft.evaluation.candidates import train_counts
@@ -27,15 +27,10 @@ from weft.merging.learning.sources import learn_collaborative, learn_from_sequen
 from weft.merging.merge import plan_merge, run_merge
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.systems.steps import CHECKPOINT, CHOICE, WEIGHTS, domain_in, recommender_of
+from weft.systems.steps import CHECKPOINT, CHOICE, WEIGHTS, adapters_in, domain_in, recommender_of
 
 COUNTED = "counts.npy"  # how often each item of a catalogue was bought in training
 VECTORS = "vectors"  # item vectors of checkpoints, shared by a run's stages
-
-
-def get_catalogue(task: Task) -> None:
-    """A domain's catalogue and nothing else of it."""
-    save_catalogue(domain_in(task.parents["domain"]).items, task.out)
 
 
 def count_items(task: Task) -> None:
@@ -106,7 +101,7 @@ def choose_merge(task: Task) -> None:
 
 
 def learn_weights(task: Task) -> None:
-    """Merging weights learned from checkpoints and catalogues (weft.merging.learning).
+    """Merging weights learned from catalogues and checkpoints or adapters (weft.merging.learning).
 
     Parents are `part0`, … and `catalogue0`, …; only controls have `counts0`, … or `probes0`, ….
     """
@@ -115,12 +110,18 @@ def learn_weights(task: Task) -> None:
     probes = [load_probes(folder) for folder in task.parent_list("probes")]
     more: dict[str, Any] = {"probes": probes} if probes else {"popularity": counts or None}
     learn = learn_from_sequences if probes else learn_collaborative
+    folders = task.parent_list("part")
+    backbone = said["backbone"]["name"]
+    if (folders[0] / CHECKPOINT).is_dir():
+        parts: list[Any] = [folder / CHECKPOINT for folder in folders]
+        more["base"] = str(find_backbone(backbone))
+    else:
+        parts, more["backbone"] = adapters_in(task), backbone
     learned = learn(
-        [folder / CHECKPOINT for folder in task.parent_list("part")],
+        parts,
         [load_catalogue(folder) for folder in task.parent_list("catalogue")],
         checked(BiEncoderSettings, said["recommender"]),
         CollaborativeSettings.model_validate(said["collaborative"]),
-        base=str(find_backbone(said["backbone"]["name"])),
         labels=said["names"],
         seed=said["seed"],
         precision=said["precision"],

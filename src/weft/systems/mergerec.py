@@ -22,7 +22,6 @@ from weft.systems.fusing import (
     choose_uniform,
     count_items,
     draw_sequences,
-    get_catalogue,
     learn_weights,
     merge_weights,
 )
@@ -103,8 +102,7 @@ class MergeRec:
         for k, name in enumerate(names):
             domain = {"domain": self.plan.domains[name]}
             split = {"split": self.plan.split}
-            label = f"catalogue of {name}"
-            parents[f"catalogue{k}"] = Stage(get_catalogue, {}, domain, label)
+            parents[f"catalogue{k}"] = self.plan.catalogue(name)
             if settings.probes.choose == "popular":
                 parents[f"counts{k}"] = Stage(count_items, split, domain, f"count items of {name}")
             if real:

@@ -19,6 +19,7 @@ from weft.systems.recipe import Branches, Study
 from weft.systems.steps import (
     branch_seed,
     evaluate_recommender,
+    get_catalogue,
     get_domain,
     train_branch,
     train_checkpoint,
@@ -72,6 +73,10 @@ class Plan:
         hashes = {p.name: hash_file(p) for p in sorted(folder.glob("*.parquet"))}
         settings |= {"mall": None, "hashes": hashes}
         return Stage(get_domain, settings, {}, f"domain {name}", places={"path": str(folder)})
+
+    def catalogue(self, name: str) -> Stage:
+        """A domain's catalogue, and nothing else of it."""
+        return Stage(get_catalogue, {}, {"domain": self.domains[name]}, f"catalogue of {name}")
 
     def branch(
         self,

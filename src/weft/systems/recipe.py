@@ -24,6 +24,7 @@ from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import Space
+from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.kinds import AnySettings, RecommenderSettings, recommender_settings
@@ -40,6 +41,10 @@ Control = Literal[
     "hybrids",
     "pairs",
 ]
+
+
+LEARNED = {"adamerging": "listwise", "collaborative": "bi_encoder"}
+"""Ways to learn a merge's weights -> the kind of recommender that they need."""
 
 
 class _Block(BaseModel):
@@ -96,13 +101,15 @@ class Merging(_Block):
     """One way in which branches become one: `weft methods` lists them all.
 
     `uniform` weights are 1/K; `validation` chooses λ on held-out validation users; `adamerging`
-    learns weights for each module from unlabelled prompts; numbers are the target's own branch
-    first, then one for each source in the recipe's order.
+    learns weights for each module from unlabelled prompts, `collaborative` from catalogues alone;
+    numbers are the target's own branch first, then one for each source in the recipe's order.
     """
 
     method: str | dict[str, Any] = "linear"
     space: Space = "delta"
-    weights: Literal["uniform", "validation", "adamerging"] | tuple[FiniteFloat, ...] = "uniform"
+    weights: (
+        Literal["uniform", "validation", "adamerging", "collaborative"] | tuple[FiniteFloat, ...]
+    ) = "uniform"
     rank: int | None = Field(default=None, ge=1, description="of the merge; none: as it comes out")
 
     @field_validator("method")
@@ -121,14 +128,16 @@ class Merging(_Block):
         while isinstance(method, dict):
             names.append(str(method["name"]))
             method = method.get("then", "")
-        if method == "linear" and self.weights == "adamerging":
-            return "adamerging"
+        if method == "linear" and self.weights in LEARNED:
+            return str(self.weights)
         return " + ".join([*names, *([method] if method else [])])
 
     @model_validator(mode="after")
     def _learnable(self) -> Merging:
-        if self.weights == "adamerging" and (self.method, self.space) != ("linear", "delta"):
-            raise ValueError("weights: adamerging is learned for the linear method in delta space")
+        if self.weights in LEARNED and (self.method, self.space) != ("linear", "delta"):
+            raise ValueError(
+                f"weights: {self.weights} is learned for the linear method in delta space"
+            )
         return self
 
 
@@ -146,6 +155,7 @@ class MergeSpec(Merging):
 
     validation_users: int = Field(default=1000, ge=1)
     adamerging: AdaMerging = AdaMerging()
+    collaborative: CollaborativeSettings = CollaborativeSettings()
     beside: tuple[Merging, ...] = ()
 
     @field_validator("beside", mode="before")
@@ -243,9 +253,12 @@ class Recipe(Study):
     def _rows_fit(self) -> Self:
         for changes in self.rankers:
             self.ranker(changes)
-        learned = [one for one in (self.merge, *self.merge.beside) if one.weights == "adamerging"]
-        if learned and self.recommender.kind != "listwise":
-            raise ValueError("merge: weights: adamerging needs a listwise recommender")
+        for one in (self.merge, *self.merge.beside):
+            needed = LEARNED.get(one.weights) if isinstance(one.weights, str) else None
+            if needed is not None and self.recommender.kind != needed:
+                raise ValueError(f"merge: weights: {one.weights} needs a {needed} recommender")
+        if self.merge.collaborative.method != "task_arithmetic":
+            raise ValueError("merge.collaborative.method: adapters are summed: task_arithmetic")
         return self
 
     def ranker(self, changes: Mapping[str, Any]) -> AnySettings:

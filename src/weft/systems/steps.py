@@ -19,6 +19,7 @@ from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.artifacts.stages import Task, version
 from weft.backbones.files import write_copy
+from weft.data.catalogue import save_catalogue
 from weft.data.domain import Domain, Examples
 from weft.data.filters import Filters, apply_filters, describe
 from weft.data.folder import load_domain, save_domain
@@ -29,6 +30,7 @@ from weft.evaluation.candidates import train_counts
 from weft.evaluation.evaluate import evaluate, evaluate_both
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
+from weft.merging.weights import resolve_weights
 from weft.recommenders.cross_encoder import CrossEncoder, whole_modules
 from weft.recommenders.integrator_folder import (
     integrated_recommender,
@@ -67,6 +69,11 @@ def get_domain(task: Task) -> None:
         domain = load_domain(said["path"], said["name"])
     domain, removed = apply_filters(domain, Filters.model_validate(said["filters"]))
     save_domain(domain, task.out / "domain", filters=describe(removed))
+
+
+def get_catalogue(task: Task) -> None:
+    """A domain's catalogue and nothing else of it."""
+    save_catalogue(domain_in(task.parents["domain"]).items, task.out)
 
 
 def recommender_of(
@@ -183,9 +190,13 @@ def merge_branches(task: Task) -> None:
     weights = said["weights"]
     if "weights" in task.parents:
         weights = read_json(task.parents["weights"] / WEIGHTS)["weights"]
+    parts = adapters_in(task)
     if isinstance(weights, dict):  # of each module
         weights = weights.__getitem__
-    save_adapter(_merged(task, adapters_in(task), weights), task.out / "adapter")
+    elif weights and isinstance(weights[0], list):  # rules for each part
+        labels = [str(number) for number in range(len(parts))]
+        weights = resolve_weights(weights, list(parts[0].factors), labels)
+    save_adapter(_merged(task, parts, weights), task.out / "adapter")
 
 
 def adapters_in(task: Task) -> list[Adapter]:

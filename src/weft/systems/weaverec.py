@@ -15,6 +15,7 @@ from typing import Any
 from weft.artifacts.stages import Stage
 from weft.errors import WeftError
 from weft.merging.methods import make_method, method_options
+from weft.systems.fusing import learn_weights
 from weft.systems.learned import learn_merge_weights
 from weft.systems.plan import Plan, Rows
 from weft.systems.recipe import Merging, Recipe
@@ -162,6 +163,9 @@ class WeaveRec:
         elif merging.weights == "adamerging":
             parents["weights"] = self._learned(target, parts)
             weights = None
+        elif merging.weights == "collaborative":
+            parents["weights"] = self._collaborated(target, parts)
+            weights = None
         elif merging.weights == "uniform":
             weights = [1 / len(parts)] * len(parts)
         elif len(merging.weights) == len(parts):
@@ -201,6 +205,24 @@ class WeaveRec:
         parents |= {f"domain{i}": self.plan.domains[name] for i, name in enumerate(names)}
         label = f"AdaMerging for {target}: {_names(parts)}"
         return Stage(learn_merge_weights, settings, parents, label)
+
+    def _collaborated(self, target: str, parts: list[Stage]) -> Stage:
+        """MergeRec's learning: part 0 speaks for the target's catalogue, each other part for its
+        source's; from WeaveRec's own 1/(N + 1) unless the recipe says where to start."""
+        said = self.recipe.merge.collaborative
+        if said.initial is None:
+            said = said.model_copy(update={"initial": 1 / len(parts)})
+        names = [target, *self._sources(target)]
+        settings = {
+            **self.plan.scoring,
+            "names": names,
+            "collaborative": said.model_dump(mode="json"),
+            "seed": seed_of(self.seed, "learn"),
+        }
+        parents = {f"part{i}": part for i, part in enumerate(parts)}
+        parents |= {f"catalogue{i}": self.plan.catalogue(name) for i, name in enumerate(names)}
+        label = f"learn weights for {target}: {_names(parts)}"
+        return Stage(learn_weights, settings, parents, label)
 
 
 def merge_settings(merging: Merging) -> dict[str, Any]:

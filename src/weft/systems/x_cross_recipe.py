@@ -159,7 +159,7 @@ class XCrossRecipe(Study):
     def _merges_fit(self) -> None:
         count = self.sources.count
         for one in self.merges:
-            if one.weights in ("validation", "adamerging"):
+            if isinstance(one.weights, str) and one.weights != "uniform":
                 raise ValueError(
                     "merges: weights are uniform or numbers: nothing is tuned on the target"
                 )
