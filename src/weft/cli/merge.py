@@ -50,6 +50,22 @@ def merge(
     weight: Annotated[
         list[float] | None, typer.Option(help="The same, one at a time: --weight 0.5 --weight 0.3.")
     ] = None,
+    learn: Annotated[
+        str | None,
+        typer.Option(
+            metavar="collaborative|FILE",
+            help="Learn the weights from catalogues alone, as MergeRec does; a YAML file has "
+            "settings.",
+        ),
+    ] = None,
+    catalogues: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE...",
+            help="For --learn: each part's items (.parquet, .csv, .txt), in the parts' order; "
+            "unless given, the items.parquet in each part's folder.",
+        ),
+    ] = None,
     base: Annotated[
         list[str] | None,
         typer.Option(help="The checkpoint that was fine-tuned; of several, the mean is the base."),
@@ -76,7 +92,7 @@ def merge(
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
     ] = False,
 ) -> None:
-    """Merge adapters or checkpoints into one. Needs no backbone."""
+    """Merge adapters or checkpoints into one. Needs no backbone, unless weights are learned."""
     from weft.artifacts.atomic import check_folder
     from weft.errors import WeftError
     from weft.merging.merge import plan_recipe, run_merge
@@ -104,6 +120,10 @@ def merge(
         recipe = _recipe_of(parts, method_of(method or "linear", options), said)
     changes = {"dtype": dtype, "shard_size": shard_size}
     recipe = recipe.model_copy(update={name: v for name, v in changes.items() if v is not None})
+    if catalogues and learn is None:
+        raise WeftError("--catalogues is for --learn")
+    if learn is not None and recipe.weights is not None:
+        raise WeftError("say --learn or weights, not both")
     shard = bytes_of(recipe.shard_size)
     where = out or (None if recipe.out is None else Path(recipe.out))
     if where is None and not dry_run:
@@ -111,6 +131,11 @@ def merge(
     if where is not None:
         check_folder(where, new=True)
     started = time.monotonic()
+    if learn is not None:
+        from weft.cli.merge_learn import learned
+
+        listed = [one for text in catalogues or [] for one in text.split(",") if one]
+        recipe = learned(recipe, learn, listed, _note)
     job = plan_recipe(recipe)
     for unused in job.weights.unused:
         _note(f"{unused} fits no tensor")

@@ -1,5 +1,5 @@
-"""`weft merge` takes what a fixed list of options can't say: several numbers after `--weights`, and
-the options of whichever method is chosen."""
+"""`weft merge` takes what a fixed list of options can't say: several numbers after `--weights`,
+several files after `--catalogues`, and the options of whichever method is chosen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def split_options(
     """Arguments with known options only, and the others: name, with underscores -> text.
 
     `known` says of an option whether it is a flag. After `--weights` come as many numbers as
-    there are. An unknown option takes the next argument unless that is an option too; one that
+    there are, after `--catalogues` as many files of items. An unknown option takes the next argument unless that is an option too; one that
     is yes or no for some method takes it only if it says so.
     """
     rest: list[str] = []
@@ -48,6 +48,8 @@ def split_options(
             break
         if name == "--weights" and not equals:
             rest.append(f"--weights={','.join(_numbers(left))}")
+        elif name == "--catalogues" and not equals:
+            rest.append(f"--catalogues={','.join(_files(left))}")
         elif name in known:
             rest.append(one)
             if not equals and not known[name] and left:
@@ -71,6 +73,17 @@ def _numbers(left: list[str]) -> list[str]:
     if not found:
         said = f", and '{left[0]}' is none" if left and not left[0].startswith("--") else ""
         raise WeftError(f"--weights needs a number for each part{said}")
+    return found
+
+
+def _files(left: list[str]) -> list[str]:
+    from weft.errors import WeftError
+
+    found: list[str] = []
+    while left and left[0].lower().endswith((".parquet", ".csv", ".tsv", ".txt")):
+        found.append(left.pop(0))
+    if not found:
+        raise WeftError("--catalogues needs a file of items for each part: .parquet, .csv or .txt")
     return found
 
 

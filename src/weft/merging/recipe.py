@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from weft.artifacts.atomic import reason
+from weft.backbones.load import KNOWN, find_backbone
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging.weights import WeightSpec, weight_spec
@@ -180,8 +181,11 @@ def _beside(recipe: MergeRecipe, folder: Path, *, or_here: bool) -> MergeRecipe:
 
 
 def locate(path: str | Path, folder: Path = Path()) -> Path:
-    """A path relative to a folder; else, if `owner/name` is in the Hugging Face cache, that one."""
+    """A path relative to a folder; else a backbone's short name (minilm), or an `owner/name` in
+    the Hugging Face cache."""
     there = folder / Path(path).expanduser()
+    if not there.exists() and str(path) in KNOWN:
+        return find_backbone(str(path))
     if not there.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
