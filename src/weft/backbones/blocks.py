@@ -178,7 +178,7 @@ def last_block_for_first_token(model: nn.Module) -> bool:
 def longest_input(model: nn.Module) -> int | None:
     """Tokens that the model has positions for; None where positions are relative."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, nn.Embedding):
             before = 0 if module.padding_idx is None else module.padding_idx + 1  # as in RoBERTa
             return module.num_embeddings - before
     return None

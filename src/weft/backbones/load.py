@@ -14,6 +14,7 @@ from torch import nn
 from weft.artifacts.atomic import read_json
 from weft.artifacts.hashing import hash_file
 from weft.backbones.cpu import keep_freed_memory, use_short_attention
+from weft.backbones.files import CONFIG
 from weft.errors import WeftError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -129,6 +130,12 @@ def find_backbone(name: str) -> Path:
     return folder
 
 
+def is_recformer(folder: Path) -> bool:
+    """Whether a model's folder says that it is a RecFormer."""
+    said = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    return isinstance(said, dict) and said.get("model_type") == "recformer"
+
+
 def fingerprint_of(folder: Path) -> str:
     """SHA-256 of the weight file, or of the sorted list of hashes where there are several."""
     hashes = [hash_file(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -136,9 +143,12 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def _pooling_of(folder: Path) -> Pooling:
-    """What the folder's sentence-transformers configuration says; mean where it says nothing."""
+    """What the folder's sentence-transformers configuration says; where it says nothing, the first
+    token of a RecFormer, and of all others the mean."""
     path = folder / "1_Pooling" / "config.json"
-    said = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return "cls" if is_recformer(folder) else "mean"
+    said = read_json(path)
     if not isinstance(said, dict):
         raise WeftError(f"{path} holds no JSON object")
     return "cls" if said.get("pooling_mode_cls_token") else "mean"
@@ -165,6 +175,10 @@ def load_backbone(
             f"{folder} is not the published '{name}': its weights hash to {fingerprint[:12]}…, "
             f"not {known.sha256[:12]}…"
         )
+    if is_recformer(folder):
+        from weft.backbones.recformer import register
+
+        register()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from weft.artifacts.atomic import new_file
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
 from weft.backbones.blocks import longest_input
+from weft.backbones.load import Pooling
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.recommenders.catalogued import Catalogued, by_length, told
@@ -41,7 +42,9 @@ from weft.text import (
     encode_items,
     encode_titles,
     pad,
+    spread,
 )
+from weft.text.assemble import KEY, PADDING, START, VALUE
 
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
 
@@ -56,6 +59,9 @@ class BiEncoderSettings(BaseModel):
     history_items: int = Field(default=10, ge=1, description="at most this many, the most recent")
     history_tokens: int = Field(default=128, ge=8, description="of the whole encoded history")
     temperature: float = Field(default=0.05, gt=0)
+    pooling: Pooling | None = Field(
+        default=None, description="of tokens' vectors: mean or cls; as the backbone's folder says"
+    )
 
     ranks_catalogues: ClassVar[bool] = True
 
@@ -73,6 +79,27 @@ def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
     except (SafetensorError, OSError, KeyError):
         return None
     return vectors
+
+
+def structure_of(backbone: Backbone, history_items: int) -> Structure:
+    """What stands around and between items: for a RecFormer only its start token.
+
+    Raises `WeftError` for more items than a RecFormer has positions for.
+    """
+    kind = getattr(backbone.model.config, "model_type", "")
+    if kind != "recformer":
+        return Structure.for_tokenizer(backbone.tokenizer)
+    config: Any = backbone.model.config
+    most = config.max_item_embeddings - 1
+    if history_items > most:
+        raise WeftError(
+            f"history_items is {history_items}, and the backbone '{backbone.name}' knows {most} "
+            "item positions"
+        )
+    start = backbone.tokenizer.bos_token_id
+    if start is None:
+        start = backbone.tokenizer.cls_token_id
+    return Structure((start,), (), (), placed=True)
 
 
 class BiEncoder(Catalogued):
@@ -105,7 +132,7 @@ class BiEncoder(Catalogued):
         self.mixed = mixed
         self.settings = settings
         self.model = backbone.model
-        self.structure = Structure.for_tokenizer(backbone.tokenizer)
+        self.structure = structure_of(backbone, settings.history_items)
         self._cache = cache
         self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
@@ -147,16 +174,31 @@ class BiEncoder(Catalogued):
         """Unit vectors [n, d] float32 of the chosen rows, in one forward pass."""
         ids, mask = pad(inputs, rows, self.backbone.tokenizer.pad_token_id or 0)
         device = next(self.model.parameters()).device
-        ids_tensor = torch.from_numpy(ids).to(device)
-        mask_tensor = torch.from_numpy(mask).to(device)
+        told = {"input_ids": ids, "attention_mask": mask} | self._marks(inputs, rows, mask)
+        given = {name: torch.from_numpy(values).to(device) for name, values in told.items()}
+        mask_tensor = given["attention_mask"]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
-            hidden = self.model(input_ids=ids_tensor, attention_mask=mask_tensor).last_hidden_state
-        if self.backbone.pooling == "cls":
+            hidden = self.model(**given).last_hidden_state
+        if (self.settings.pooling or self.backbone.pooling) == "cls":
             pooled = hidden[:, 0].float()
         else:
             weight = mask_tensor.to(hidden.dtype)[:, None]  # a product: one pass, no copy
             pooled = (weight @ hidden)[:, 0].float() / mask_tensor.sum(1, keepdim=True)
         return nn.functional.normalize(pooled, dim=-1)
+
+    def _marks(
+        self, inputs: Ragged, rows: IntArray, mask: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """What a RecFormer is told beside ids: token types and item positions [n, L]."""
+        if inputs.items is None or inputs.keys is None:
+            return {}
+        kinds = np.where(inputs.items == 0, START, np.where(inputs.keys, KEY, VALUE))
+        config: Any = self.model.config
+        last = config.max_item_embeddings - 1
+        return {
+            "token_type_ids": spread(inputs, rows, kinds, mask, PADDING),
+            "item_position_ids": spread(inputs, rows, inputs.items, mask, last),
+        }
 
     def encode(self, inputs: Ragged) -> NDArray[np.float32]:
         """Unit vectors [n, d] float32 of all rows, without gradients, sorted by length inside."""

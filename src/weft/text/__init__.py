@@ -5,7 +5,7 @@ into token ids once, and `assemble` joins those ids into model inputs without ev
 text again: whatever a title says, it stays inside its own item.
 """
 
-from weft.text.assemble import Ragged, Structure, assemble, pad, ragged
+from weft.text.assemble import Ragged, Structure, assemble, joined, pad, ragged, spread
 from weft.text.clean import clean
 from weft.text.items import TextSettings, item_texts
 from weft.text.tokens import ItemTokens, encode_items, encode_titles, tokenize_items
@@ -20,7 +20,9 @@ __all__ = [
     "encode_items",
     "encode_titles",
     "item_texts",
+    "joined",
     "pad",
     "ragged",
+    "spread",
     "tokenize_items",
 ]

@@ -16,17 +16,24 @@ from weft.text.tokens import ItemTokens, plain_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+START, KEY, VALUE, PADDING = range(4)
+"""Kinds of token: the frame, a field's name, a field's value, padding (RecFormer's token types)."""
+
 
 @dataclass(frozen=True)
 class Structure:
-    """The ids around and between items: prefix item separator item … suffix."""
+    """The ids around and between items: prefix item separator item … suffix.
+
+    With `placed`, inputs say of each token which item it is of, and need no separator.
+    """
 
     prefix: tuple[int, ...]
     separator: tuple[int, ...]  # at least one id that is in no item
     suffix: tuple[int, ...]
+    placed: bool = False
 
     def __post_init__(self) -> None:
-        if not self.separator:
+        if not self.separator and not self.placed:
             raise WeftError("items need a separator of at least one id between them")
 
     @classmethod
@@ -69,6 +76,8 @@ class Ragged:
 
     offsets: NDArray[np.int64]  # [n + 1]
     ids: NDArray[np.int32]  # [tokens]
+    items: NDArray[np.int32] | None = None  # [tokens]: its item's place in the row from 1; 0: none
+    keys: NDArray[np.bool_] | None = None  # [tokens]: is of a field's name
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -88,6 +97,20 @@ def ragged(rows: Sequence[IntArray]) -> Ragged:
     offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
     ids = np.concatenate(rows) if rows else np.empty(0, dtype=np.int32)
     return Ragged(offsets, ids.astype(np.int32))
+
+
+def joined(parts: Sequence[Ragged]) -> Ragged:
+    """All rows of some, one after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    items = [part.items for part in parts if part.items is not None]
+    keys = [part.keys for part in parts if part.keys is not None]
+    return Ragged(
+        offsets,
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate(items) if items else None,
+        np.concatenate(keys) if keys else None,
+    )
 
 
 def assemble(
@@ -146,10 +169,19 @@ def assemble(
     piece = offsets[row] + len(prefix) + start
     _write(ids, piece[lead > 0], separator)
     within = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
-    ids[np.repeat(piece + lead, kept) + within] = tokens.ids[
-        np.repeat(tokens.offsets[item], kept) + within
-    ]
-    return Ragged(offsets, ids)
+    to, origin = (
+        np.repeat(piece + lead, kept) + within,
+        np.repeat(tokens.offsets[item], kept) + within,
+    )
+    ids[to] = tokens.ids[origin]
+    if not structure.placed:
+        return Ragged(offsets, ids)
+    items, keys = np.zeros(len(ids), dtype=np.int32), np.zeros(len(ids), dtype=bool)
+    counted = np.arange(len(row)) - np.searchsorted(row, row)  # of its row's items, from 0
+    items[to] = np.repeat(counted + 1, kept)
+    if tokens.keys is not None:
+        keys[to] = tokens.keys[origin]
+    return Ragged(offsets, ids, items, keys)
 
 
 def _write(ids: NDArray[np.int32], starts: NDArray[np.int64], part: NDArray[np.int32]) -> None:
@@ -168,7 +200,22 @@ def pad(
     lengths = ragged.lengths[rows]
     width = -(-int(lengths.max(initial=0)) // multiple) * multiple
     mask = np.arange(width) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    within = np.broadcast_to(np.arange(width), mask.shape)[mask]
-    ids[mask] = ragged.ids[np.repeat(ragged.offsets[:-1][rows], lengths) + within]
+    ids = spread(ragged, rows, ragged.ids, mask, pad_id)
     return ids, mask.astype(np.int64)
+
+
+def spread(
+    ragged: Ragged,
+    rows: IntArray,
+    values: NDArray[np.generic],
+    mask: NDArray[np.generic],
+    fill: int,
+) -> NDArray[np.int64]:
+    """[n, L] int64: what `values` [tokens] say of the chosen rows' tokens, where `mask` has them,
+    and `fill` elsewhere."""
+    there = np.asarray(mask, dtype=bool)
+    lengths = ragged.lengths[rows]
+    out = np.full(there.shape, fill, dtype=np.int64)
+    within = np.broadcast_to(np.arange(there.shape[1]), there.shape)[there]
+    out[there] = values[np.repeat(ragged.offsets[:-1][rows], lengths) + within]
+    return out

@@ -35,7 +35,7 @@ from weft.merging.learning.probes import Probes, ProbeSettings
 from weft.merging.learning.vectors import Place
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoder
-from weft.text import Ragged, ragged
+from weft.text import joined
 from weft.training.batches import seed_of
 
 TIES = {"name": "ties", "weigh": "after"}
@@ -154,7 +154,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.tokens = [self.student.tokens(one.catalogue) for one in self.domains]
-        self.inputs = _joined(
+        self.inputs = joined(
             [
                 self.student.assemble_histories(tokens, one.probes.histories)
                 for tokens, one in zip(self.tokens, self.domains, strict=True)
@@ -280,7 +280,3 @@ class Learner:
         device = next(self.student.model.parameters()).device
         self.views = [torch.from_numpy(vectors).to(device) for vectors in made]
         self.made_at = step
-
-
-def _joined(parts: Sequence[Ragged]) -> Ragged:
-    return ragged([part.of(row) for part in parts for row in range(len(part))])
