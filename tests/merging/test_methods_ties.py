@@ -233,3 +233,31 @@ def test_breadcrumbs_then_ties_elects_among_what_is_left():
 def test_a_density_out_of_bounds_is_an_error_that_names_it(density):
     with pytest.raises(WeftError, match="method 'ties': density"):
         merged({"name": "ties", "density": density}, models(2))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 99),
+    st.lists(st.sampled_from([-1.0, 0.0, 0.3, 1.0, 2.0]), min_size=1, max_size=4),
+    st.sampled_from([0.1, 0.5, 1.0]),
+    st.booleans(),
+)
+def test_ties_taken_apart_weighs_what_each_part_gave_to_the_mean(seed, weights, density, normalize):
+    base, *parts = models(len(weights) + 1, seed)
+
+    def naive(tau):
+        n = tau.shape[1]
+        small = kept(tau, max(0, n - int(density * n) - 1))
+        sign = np.sign(small.sum(0))
+        most = np.sign(sign.sum())
+        sign[sign == 0] = most if most else -1
+        agrees = small * sign > 0
+        count = np.maximum(agrees.sum(0), 1) if normalize else 1
+        return (np.array(weights)[:, None] * np.where(agrees, small, 0) / count).sum(0)
+
+    option = {"name": "ties", "weigh": "after", "density": density, "normalize": normalize}
+    wanted = as_one(taus(parts, base), naive)
+    assert_close(merged(option, parts, weights, base), on(base, wanted, base), 4e-6)
+    ones = [1.0] * len(parts)
+    plain = merged(option | {"weigh": "within"}, parts, ones, base)
+    assert_close(merged(option, parts, ones, base), plain, 4e-6)  # w = 1 is TIES itself

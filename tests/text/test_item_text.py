@@ -87,3 +87,17 @@ def test_an_unknown_field_is_named_beside_those_there_are() -> None:
 def test_settings_refuse_what_makes_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TextSettings.model_validate(wrong)
+
+
+def test_fields_may_be_absent_and_names_may_be_said() -> None:
+    catalogue = Catalogue(
+        pl.DataFrame({"item_id": ["a", "b"], "title": ["Mug", "Jug"], "brand": ["Elm", ""]})
+    )
+    fields = ["title", "brand?", "category?"]
+    assert item_texts(catalogue, TextSettings(fields=fields)) == ["Mug Elm", "Jug"]
+    named = item_texts(catalogue, TextSettings(fields=fields, keys=True))
+    assert named == ["title Mug brand Elm", "title Jug"]
+    with pytest.raises(WeftError, match=r"no field 'category'.*'category\?' if it may be absent"):
+        item_texts(catalogue, TextSettings(fields=["title", "category"]))
+    with pytest.raises(ValidationError, match="not both"):
+        TextSettings(words=3, field_tokens=4)
