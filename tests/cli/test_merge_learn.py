@@ -1,0 +1,173 @@
+"""`weft merge --learn`: from folders and files of items to a recommender, at the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from learning_made import READING, adapter_of, catalogue, moved
+from tiny import THINGS
+from typer.testing import CliRunner
+
+from weft.adapters import save_adapter
+from weft.artifacts.atomic import read_json, write_json
+from weft.cli.main import app
+from weft.data.catalogue import save_catalogue
+from weft.errors import WeftError
+from weft.recommenders.folder import save_recommender
+
+RUN = CliRunner()
+SETTINGS = "steps: 8\nlearning_rate: 0.02\nheld_out: 8\n"
+
+
+@pytest.fixture
+def place(tiny_bert: Path, tmp_path: Path) -> Path:
+    """Two checkpoints that say how they read items, their catalogues, and settings."""
+    for seed in (1, 2):
+        part = moved(tiny_bert, tmp_path / f"part{seed}", seed)
+        write_json(
+            part / "weft.json",
+            {
+                "kind": "checkpoint",
+                "backbone": {"name": str(tiny_bert), "fingerprint": "f" * 64},
+                "recommender": READING.model_dump(mode="json"),
+            },
+        )
+        (tmp_path / f"items{seed}").mkdir()
+        save_catalogue(catalogue(24 * seed, 24), tmp_path / f"items{seed}")
+    (tmp_path / "learn.yaml").write_text(SETTINGS, "utf-8")
+    return tmp_path
+
+
+def files(place: Path) -> list[str]:
+    return [str(place / f"items{seed}" / "items.parquet") for seed in (1, 2)]
+
+
+def parts(place: Path) -> list[str]:
+    return [str(place / f"part{seed}") for seed in (1, 2)]
+
+
+def learn(place: Path, *more: str, out: str = "out"):  # type: ignore[no-untyped-def]
+    argv = ["merge", *parts(place), "--learn", str(place / "learn.yaml"), *more]
+    return RUN.invoke(app, [*argv, "-o", str(place / out)])
+
+
+def refusal(outcome) -> str:  # type: ignore[no-untyped-def]
+    """What the command says, which ends it with code 2 (see cli.main)."""
+    assert isinstance(outcome.exception, WeftError), outcome.output
+    said = str(outcome.exception)
+    assert "\n" not in said
+    return said
+
+
+def test_checkpoints_and_catalogues_are_enough(place: Path) -> None:
+    """The base is the one that the parts name; the result scores items as they do."""
+    outcome = learn(place, "--catalogues", *files(place))
+    assert outcome.exit_code == 0, outcome.output
+    assert "learned weights: " in outcome.stderr
+    said = read_json(place / "out" / "weft.json")
+    weights = [part["weight"] for part in said["merge"]["parts"]]
+    assert all(abs(weight - 0.2) > 1e-3 for weight in weights)
+    argv = ["recommend", "--model", str(place / "out"), "--items", files(place)[0], "--json"]
+    found = RUN.invoke(app, [*argv, "--history", f"mug red {THINGS[0]}", "-k", "3"])
+    assert found.exit_code == 0, found.output
+    assert len(json.loads(found.stdout)) == 3
+    replayed = RUN.invoke(
+        app, ["merge", str(place / "out" / "weft.json"), "-o", str(place / "again")]
+    )
+    assert replayed.exit_code == 0, replayed.output
+    one, other = ((place / n / "model.safetensors").read_bytes() for n in ("out", "again"))
+    assert one == other
+
+
+def test_options_and_parts_may_stand_in_any_order(place: Path) -> None:
+    argv = ["merge", "--learn", str(place / "learn.yaml"), "--catalogues", *files(place)]
+    outcome = RUN.invoke(app, [*argv, *parts(place), "-o", str(place / "other")])
+    assert outcome.exit_code == 0, outcome.output
+    assert learn(place, "--catalogues", *files(place)).exit_code == 0
+    one, other = ((place / n / "model.safetensors").read_bytes() for n in ("out", "other"))
+    assert one == other
+
+
+def test_layer_wise_ties_is_said_in_rules(place: Path) -> None:
+    (place / "learn.yaml").write_text(SETTINGS + "weights: layer\n", "utf-8")
+    more = ["--method", "ties", "--weigh", "after", "--dry-run"]
+    outcome = learn(place, *more, "--catalogues", *files(place))
+    assert outcome.exit_code == 0, outcome.output
+    assert "pattern:" in outcome.stdout
+    assert not (place / "out").exists()
+
+
+def test_recommenders_of_adapters_bring_their_catalogues(tiny_bert: Path, place: Path) -> None:
+    folders = []
+    for seed in (1, 2):
+        made = adapter_of(tiny_bert, seed, scale=0.2)
+        said = {**made.manifest, "recommender": READING.model_dump(mode="json")}
+        object.__setattr__(made, "manifest", said)
+        folders.append(place / f"adapter{seed}")
+        save_recommender(made, catalogue(24 * seed, 24), folders[-1])
+    argv = ["merge", *map(str, folders), "--learn", str(place / "learn.yaml")]
+    outcome = RUN.invoke(app, [*argv, "-o", str(place / "out")])
+    assert outcome.exit_code == 0, outcome.output
+    found = RUN.invoke(app, ["recommend", "--model", str(place / "out"), "--history", "red mug"])
+    assert found.exit_code == 0, found.output
+    save_adapter(adapter_of(tiny_bert, 3), place / "bare")
+    outcome = RUN.invoke(app, [*argv[:2], str(place / "bare"), *argv[3:], "-o", str(place / "x")])
+    assert "--learn needs --catalogues" in refusal(outcome)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "--learn needs --catalogues"),
+        (["--catalogues", "nowhere.parquet", "nowhere.parquet"], "nowhere.parquet does not exist"),
+        (["--catalogues"], "--catalogues needs a file of items for each part"),
+        (["--weights", "0.5", "0.5"], "say --learn or weights, not both"),
+        (["--method", "ties", "--catalogues", "FILES"], "does not keep the parts apart"),
+        (["--catalogues", "FIRST"], "2 parts need 2 catalogues"),
+        (["--base", "nowhere", "--catalogues", "FILES"], "nowhere"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_learned_is_one_sentence(place: Path, more: list[str], said: str) -> None:
+    named = {"FILES": files(place), "FIRST": files(place)[:1]}
+    outcome = learn(place, *(word for one in more for word in named.get(one, [one])))
+    assert said in refusal(outcome)
+    assert not (place / "out").exists()
+
+
+def test_settings_are_checked(place: Path) -> None:
+    for text, said in (
+        ("stepz: 3", "stepz"),
+        ("- 3", "no mapping"),
+        ("seed: x", "seed must be a whole number"),
+    ):
+        (place / "learn.yaml").write_text(text, "utf-8")
+        assert said in refusal(learn(place, "--catalogues", *files(place)))
+    outcome = RUN.invoke(
+        app, ["merge", *parts(place), "--learn", "collaborativ", "-o", str(place / "out")]
+    )
+    assert "collaborative or a YAML file" in refusal(outcome)
+
+
+def test_parts_that_read_items_otherwise_are_refused(place: Path) -> None:
+    said = read_json(place / "part2" / "weft.json")
+    said["recommender"]["history_items"] = 3
+    write_json(place / "part2" / "weft.json", said)
+    outcome = learn(place, "--catalogues", *files(place))
+    assert "part2 reads items otherwise than" in refusal(outcome)
+    argv = [
+        sys.executable,
+        "-m",
+        "weft.cli.main",
+        "merge",
+        *parts(place),
+        "--learn",
+        "collaborative",
+    ]
+    done = subprocess.run([*argv, "-o", str(place / "out")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
