@@ -114,7 +114,9 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
                     times[name].append((time.perf_counter() - started) / 4)
     ratios = [a / b for a, b in zip(times["learning"], times["plain"], strict=True)]
     return {
-        "milliseconds": {name: spread([1000 * t for t in found], 1) for name, found in times.items()},
+        "milliseconds": {
+            name: spread([1000 * t for t in found], 1) for name, found in times.items()
+        },
         "step_over_plain": spread(ratios, 3),
     }
 

@@ -15,6 +15,7 @@ from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.methods import METHODS
+from weft.merging.weights import resolve_weights
 from weft.systems.plan import Plan
 from weft.systems.recipe import Recipe
 from weft.systems.run import measured_rows, run
@@ -96,3 +97,36 @@ def test_a_plain_linear_merge_keeps_its_stage(backbone: Path) -> None:
         for said in (study(backbone), study(backbone, method={"name": "linear"}))
     )
     assert one == other
+
+
+@pytest.mark.parametrize("weights", ["domain", "layer"])
+def test_weights_learned_from_catalogues_are_a_row(
+    backbone: Path, finished: Path, tmp_path: Path, weights: str
+) -> None:
+    """From 1/K on; the row is the merge by what was learned, and learning saw items alone."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "stages", folder / "stages")
+    how = {"steps": 8, "learning_rate": 0.02, "held_out": 8, "weights": weights}
+    said = study(backbone, weights="collaborative", collaborative=how)
+    run(said, folder, workers=1)
+    woven = WeaveRec(Plan(said, None, "cpu"), said.seed).weave("home")
+    learned = read_json(woven.parents["weights"].folder(folder) / "weights.json")
+    values = [value for row in learned["coefficients"] for value in row]
+    assert all(1e-4 < abs(value - 0.5) < 0.3 for value in values)
+    kinds = {parent.work.__name__ for parent in woven.parents["weights"].parents.values()}
+    assert kinds == {"train_branch", "get_catalogue"}
+    parts = [load_adapter(one.folder(folder) / "adapter") for one in
+             (woven.parents["part0"], woven.parents["part1"])]  # fmt: skip
+    found = load_adapter(folder / "recommenders" / "home" / "weaverec")
+    names = list(parts[0].factors)
+    resolved = resolve_weights(learned["weights"], names, ("a", "b"))
+    assert merge_adapters(parts, weights=resolved).weights_hash == found.weights_hash
+
+
+def test_collaborative_weights_need_a_bi_encoder(backbone: Path) -> None:
+    values = recipe(backbone, merge={"weights": "collaborative"}, show_users=0)
+    values["recommender"] = {"kind": "cross_encoder"}
+    values["evaluate"] = values["evaluate"] | {"full": False}
+    values["headline"] = ["ndcg@1"]
+    with pytest.raises(WeftError, match="collaborative needs a bi_encoder recommender"):
+        checked(Recipe, values)
