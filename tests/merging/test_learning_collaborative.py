@@ -184,9 +184,9 @@ def test_masked_items_are_no_class_of_either_distribution() -> None:
 
 @pytest.mark.parametrize("weights", ["domain", "layer"])
 def test_adapters_learn_and_replay_as_checkpoints_do(tiny_bert: Path, weights: str) -> None:
-    adapters = [adapter_of(tiny_bert, seed, scale=0.2) for seed in (1, 2)]
-    how = {"backbone": str(tiny_bert), "weights": weights, "held_out": 30}
-    found = learned(adapters, None, MANY, **how)
+    adapters = [adapter_of(tiny_bert, seed, scale=0.1) for seed in (1, 2)]
+    how = {"weights": weights, "held_out": 30, "recommendation": 0, "refresh": 5}
+    found = learned(adapters, None, MANY, backbone=str(tiny_bert), **how)
     values = held_out(found)
     assert values[-1] < values[0]
     merged = merge_adapters(adapters, "task_arithmetic", _resolved(found, adapters))

@@ -23,7 +23,11 @@ from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.learning.probes import load_probes, save_probes, sequences
-from weft.merging.learning.sources import learn_collaborative, learn_from_sequences
+from weft.merging.learning.sources import (
+    learn_collaborative,
+    learn_from_sequences,
+    open_sources,
+)
 from weft.merging.merge import plan_merge, run_merge
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
@@ -106,29 +110,38 @@ def learn_weights(task: Task) -> None:
     Parents are `part0`, … and `catalogue0`, …; only controls have `counts0`, … or `probes0`, ….
     """
     said = task.settings
-    counts = [np.load(folder / COUNTED) for folder in task.parent_list("counts")]
-    probes = [load_probes(folder) for folder in task.parent_list("probes")]
-    more: dict[str, Any] = {"probes": probes} if probes else {"popularity": counts or None}
-    learn = learn_from_sequences if probes else learn_collaborative
     folders = task.parent_list("part")
     backbone = said["backbone"]["name"]
-    if (folders[0] / CHECKPOINT).is_dir():
-        parts: list[Any] = [folder / CHECKPOINT for folder in folders]
-        more["base"] = str(find_backbone(backbone))
+    parts: list[Any] = [folder / CHECKPOINT for folder in folders]
+    where: dict[str, Any] = {}
+    if parts[0].is_dir():
+        where["base"] = str(find_backbone(backbone))
     else:
-        parts, more["backbone"] = adapters_in(task), backbone
-    learned = learn(
-        parts,
-        [load_catalogue(folder) for folder in task.parent_list("catalogue")],
-        checked(BiEncoderSettings, said["recommender"]),
-        CollaborativeSettings.model_validate(said["collaborative"]),
-        labels=said["names"],
-        seed=said["seed"],
-        precision=said["precision"],
-        device=said["device"],
-        cache=task.scratch.parent / VECTORS,
-        checkpoints=task.scratch,
-        report=lambda step, steps, _: task.say(step, steps, "steps"),
-        **more,
-    )
+        parts, where["backbone"] = adapters_in(task), backbone
+    how = {
+        "labels": said["names"],
+        "precision": said["precision"],
+        "device": said["device"],
+        "cache": task.scratch.parent / VECTORS,
+        **where,
+    }
+    catalogues = [load_catalogue(folder) for folder in task.parent_list("catalogue")]
+    recommender = checked(BiEncoderSettings, said["recommender"])
+    settings = CollaborativeSettings.model_validate(said["collaborative"])
+    on_the_way: dict[str, Any] = {
+        "checkpoints": task.scratch,
+        "report": lambda step, steps, _: task.say(step, steps, "steps"),
+    }
+    counts = [np.load(folder / COUNTED) for folder in task.parent_list("counts")]
+    probes = [load_probes(folder) for folder in task.parent_list("probes")]
+    if probes:
+        sources = open_sources(parts, recommender, settings, **how)
+        learned = learn_from_sequences(
+            sources, catalogues, probes, settings, said["seed"], **on_the_way
+        )
+    else:
+        learned = learn_collaborative(
+            parts, catalogues, recommender, settings, seed=said["seed"],
+            popularity=counts or None, **how, **on_the_way,
+        )  # fmt: skip
     write_json(task.out / WEIGHTS, learned.said())

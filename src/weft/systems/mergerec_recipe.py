@@ -14,7 +14,7 @@ from weft.merging.learning.probes import Choice
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, Study, _Block
+from weft.systems.recipe import Branches, MethodSpec, Study, _Block, methods_alone
 from weft.text import TextSettings
 
 SEQUENCES = "sequences"  # in a variant: real training sequences take the place of the probes
@@ -24,20 +24,11 @@ class Uniform(_Block):
     """A merge with one weight for all parts: of several, the one that is best over validation
     users, mean over the domains."""
 
-    method: str | dict[str, Any]
+    method: MethodSpec
     weights: tuple[FiniteFloat, ...] = Field(
         default=(), description="to choose from; the method's own unless given"
     )
     title: str = Field(default="", description="the row's name; the method's unless given")
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        try:
-            make_method(value)
-        except WeftError as error:
-            raise ValueError(str(error)) from None
-        return value
 
     @property
     def row(self) -> str:
@@ -100,12 +91,7 @@ class MergeRecRecipe(Study):
     )
     headline: tuple[str, ...] = ("full/recall@10", "full/ndcg@10")
 
-    @field_validator("uniform", mode="before")
-    @classmethod
-    def _methods_alone(cls, value: object) -> object:
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"method": one} if isinstance(one, str) else one for one in value]
+    _methods_alone = field_validator("uniform", mode="before")(methods_alone)
 
     def variant(self, changes: dict[str, Any]) -> CollaborativeSettings:
         """`collaborative` with a variant's changes; `probes` changes within its block."""

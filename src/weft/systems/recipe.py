@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -45,6 +46,25 @@ Control = Literal[
 
 LEARNED = {"adamerging": "listwise", "collaborative": "bi_encoder"}
 """Ways to learn a merge's weights -> the kind of recommender that they need."""
+
+
+def _known_method(value: str | dict[str, Any]) -> str | dict[str, Any]:
+    try:
+        make_method(value)
+    except WeftError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+MethodSpec = Annotated[str | dict[str, Any], AfterValidator(_known_method)]
+"""A merging method's name, or a block with its options."""
+
+
+def methods_alone(value: Any) -> Any:
+    """A list of merges in which one may be only its method's name."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [{"method": one} if isinstance(one, str) else one for one in value]
 
 
 class _Block(BaseModel):
@@ -105,21 +125,12 @@ class Merging(_Block):
     numbers are the target's own branch first, then one for each source in the recipe's order.
     """
 
-    method: str | dict[str, Any] = "linear"
+    method: MethodSpec = "linear"
     space: Space = "delta"
     weights: (
         Literal["uniform", "validation", "adamerging", "collaborative"] | tuple[FiniteFloat, ...]
     ) = "uniform"
     rank: int | None = Field(default=None, ge=1, description="of the merge; none: as it comes out")
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        try:
-            make_method(value)
-        except WeftError as error:
-            raise ValueError(str(error)) from None
-        return value
 
     @property
     def title(self) -> str:
@@ -158,12 +169,7 @@ class MergeSpec(Merging):
     collaborative: CollaborativeSettings = CollaborativeSettings()
     beside: tuple[Merging, ...] = ()
 
-    @field_validator("beside", mode="before")
-    @classmethod
-    def _names_alone(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"method": one} if isinstance(one, str) else one for one in value]
+    _names_alone = field_validator("beside", mode="before")(methods_alone)
 
 
 class Study(_Block):

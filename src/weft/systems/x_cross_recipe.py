@@ -18,7 +18,7 @@ from weft.integration.mixtures import MeteoraSettings, XLoraSettings
 from weft.integration.x_cross import XCrossSettings
 from weft.recommenders.cross_encoder import CrossEncoderSettings
 from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, Merging, Study, Validation, _Block
+from weft.systems.recipe import Branches, Merging, Study, Validation, _Block, methods_alone
 from weft.training import TrainSettings
 
 Change = dict[str, int | float | None]
@@ -99,12 +99,7 @@ class XCrossRecipe(Study):
     )
     headline: tuple[str, ...] = ("hit@1", "hit@10", "mrr@10")
 
-    @field_validator("merges", mode="before")
-    @classmethod
-    def _methods_alone(cls, value: object) -> object:
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"method": one} if isinstance(one, str) else one for one in value]
+    _methods_alone = field_validator("merges", mode="before")(methods_alone)
 
     def variant(self, name: str) -> AnyIntegratorSettings:
         """The settings of a variant's row."""

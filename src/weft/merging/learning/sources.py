@@ -85,62 +85,56 @@ def learn_collaborative(
     Items without text are left out of the learning. Raises `WeftError` for parts that don't fit,
     a catalogue with fewer than two items that have text, a model whose vectors are not finite.
     """
-    sources = Sources(
-        plan_merge(parts, _method(settings), None, base=base, labels=labels),
-        base,
-        backbone,
-        recommender,
-        precision,
-        device,
-        cache,
-    )
+    settings = settings or CollaborativeSettings()
+    sources = open_sources(
+        parts, recommender, settings, base=base, backbone=backbone, labels=labels,
+        precision=precision, device=device, cache=cache,
+    )  # fmt: skip
     return _learn(
         sources, catalogues, settings, seed, popularity=popularity, checkpoints=checkpoints,
         report=report,
     )  # fmt: skip
 
 
-def learn_from_sequences(
+def open_sources(
     parts: Sequence[Part],
-    catalogues: Sequence[Catalogue],
     recommender: BiEncoderSettings,
-    settings: CollaborativeSettings | None = None,
+    settings: CollaborativeSettings,
     *,
-    probes: Sequence[Probes],
     base: Base | None = None,
     backbone: str | None = None,
     labels: Sequence[str | None] | None = None,
-    seed: int = 0,
     precision: Precision = "auto",
     device: str = "cpu",
     cache: Path | None = None,
+) -> Sources:
+    """The parts of `learn_collaborative`, opened and checked."""
+    job = plan_merge(parts, settings.method, None, base=base, labels=labels)
+    return Sources(job, base, backbone, recommender, precision, device, cache)
+
+
+def learn_from_sequences(
+    sources: Sources,
+    catalogues: Sequence[Catalogue],
+    sequences: Sequence[Probes],
+    settings: CollaborativeSettings,
+    seed: int,
+    *,
     checkpoints: Path | None = None,
     report: Callable[[int, int, float], None] | None = None,
 ) -> Collaborated:
-    """As `learn_collaborative`, but from real users' sequences `probes`, rows of the catalogues:
-    a control of what doing without them costs."""
-    sources = Sources(
-        plan_merge(parts, _method(settings), None, base=base, labels=labels),
-        base,
-        backbone,
-        recommender,
-        precision,
-        device,
-        cache,
-    )
+    """As `learn_collaborative`, but from real users' sequences, rows of the catalogues: a control
+    of what doing without them costs."""
     return _learn(
-        sources, catalogues, settings, seed, probes=probes, checkpoints=checkpoints, report=report
-    )
-
-
-def _method(settings: CollaborativeSettings | None) -> Any:
-    return (settings or CollaborativeSettings()).method
+        sources, catalogues, settings, seed, probes=sequences, checkpoints=checkpoints,
+        report=report,
+    )  # fmt: skip
 
 
 def _learn(
     sources: Sources,
     catalogues: Sequence[Catalogue],
-    settings: CollaborativeSettings | None,
+    settings: CollaborativeSettings,
     seed: int,
     *,
     popularity: Sequence[IntArray] | None = None,
@@ -148,7 +142,6 @@ def _learn(
     checkpoints: Path | None,
     report: Callable[[int, int, float], None] | None,
 ) -> Collaborated:
-    settings = settings or CollaborativeSettings()
     count = len(sources.labels)
     if len(catalogues) != count:
         raise WeftError(
