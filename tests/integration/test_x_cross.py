@@ -85,7 +85,7 @@ def test_agrees_with_the_naive_version(encoder: Path, layers: int, count: int) -
     with torch.no_grad():
         states = made.states(ids, mask)
     expected = naive_states(encoder, sources, made.trained(), 2 - layers, (0.5, 0.4), ids, mask)
-    np.testing.assert_allclose(states.numpy(), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(states.numpy(), expected, atol=5e-5, rtol=5e-5)
 
 
 def permuted(w_cat: torch.Tensor, order: list[int]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from weft.data.source import checked
 from weft.evaluation.protocol import EvaluationSettings
+from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.listwise import ListwiseSettings
 from weft.recommenders.yes_no import YesNoSettings
@@ -30,6 +31,7 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "`branches`": Branches,
     "`merge`": MergeSpec,
     "`evaluate`": EvaluationSettings,
+    "`collaborative`": CollaborativeSettings,
 }
 
 

@@ -68,7 +68,7 @@ def test_two_batches_of_32_are_one_of_64(monkeypatch: pytest.MonkeyPatch) -> Non
 
     AdamW's first step hardly depends on the gradient's size, so plain SGD takes its place.
     """
-    monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, weight_decay: torch.optim.SGD(p, lr=lr))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, **others: torch.optim.SGD(p, lr=lr))
     one, whole = trained_weight(64, 1)
     two, halves = trained_weight(32, 2)
     four, more = trained_weight(32, 4)  # an incomplete group of batches is as much a mean

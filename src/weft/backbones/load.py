@@ -132,7 +132,10 @@ def find_backbone(name: str) -> Path:
 
 def is_recformer(folder: Path) -> bool:
     """Whether a model's folder says that it is a RecFormer."""
-    said = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    try:
+        said = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    except WeftError:  # loading will say what is wrong with it
+        return False
     return isinstance(said, dict) and said.get("model_type") == "recformer"
 
 
