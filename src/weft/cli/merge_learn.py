@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from weft.merging.learning.collaborative import CollaborativeSettings
+    from weft.merging.learning.sources import Collaborated
     from weft.merging.recipe import MergeRecipe
     from weft.recommenders.bi_encoder import BiEncoderSettings
 
@@ -28,28 +30,15 @@ def learned(
     """
     import torch
 
-    from weft.data.catalogue import FILE, load_catalogue
-    from weft.data.source import checked
+    from weft.data.catalogue import load_catalogue
     from weft.errors import WeftError
     from weft.merging.checkpoint import ADAPTER
-    from weft.merging.learning.collaborative import CollaborativeSettings
     from weft.merging.learning.sources import learn_collaborative
     from weft.merging.recipe import locate
 
-    values = _settings(learn)
-    seed = values.pop("seed", 0)
-    if not isinstance(seed, int):
-        raise WeftError(f"{learn}: seed must be a whole number, not {seed!r}")
-    method = values.pop("method", None) or recipe.method
-    if method in ("linear", {"name": "linear"}):  # the option's default
-        method = "task_arithmetic"
-    settings = checked(CollaborativeSettings, values | {"method": method})
+    settings, seed = _asked(learn, recipe.method)
     parts = [locate(part.path) for part in recipe.parts]
-    if not catalogues:
-        lacking = next((path for path in parts if not (path / FILE).is_file()), None)
-        if lacking is not None:
-            raise WeftError(f"--learn needs --catalogues: {lacking} has no {FILE} of its own")
-        catalogues = [str(path) for path in parts]
+    files = _catalogues(parts, catalogues)
     if recipe.base is not None and not isinstance(recipe.base, str):
         raise WeftError("--learn needs one base, a folder")
     reading, backbone = _reading(parts, note)
@@ -63,7 +52,7 @@ def learned(
     with _bar() as report:
         found = learn_collaborative(
             parts,
-            [load_catalogue(Path(one)) for one in catalogues],
+            [load_catalogue(file) for file in files],
             reading,
             settings,
             labels=[part.name for part in recipe.parts],
@@ -72,18 +61,49 @@ def learned(
             report=report,
             **how,
         )
+    _tell(found, note)
+    weighted = tuple(
+        part.model_copy(update={"weight": _weight(spec)})
+        for part, spec in zip(recipe.parts, found.specs, strict=True)
+    )
+    return recipe.model_copy(update={"parts": weighted, "method": settings.method})
+
+
+def _asked(learn: str, method: Any) -> tuple[CollaborativeSettings, int]:
+    """(settings, seed); the method is the file's, or the command's."""
+    from weft.data.source import checked
+    from weft.errors import WeftError
+    from weft.merging.learning.collaborative import CollaborativeSettings
+
+    values = _settings(learn)
+    seed = values.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise WeftError(f"{learn}: seed must be a whole number, not {seed!r}")
+    method = values.pop("method", None) or method
+    if method in ("linear", {"name": "linear"}):  # the option's default
+        method = "task_arithmetic"
+    return checked(CollaborativeSettings, values | {"method": method}), seed
+
+
+def _catalogues(parts: Sequence[Path], given: Sequence[str]) -> list[Path]:
+    """The catalogues' files, or the parts' own folders."""
+    from weft.data.catalogue import FILE
+    from weft.errors import WeftError
+
+    lacking = next((path for path in parts if not (path / FILE).is_file()), None)
+    if not given and lacking is not None:
+        raise WeftError(f"--learn needs --catalogues: {lacking} has no {FILE} of its own")
+    return [Path(one) for one in given] or list(parts)
+
+
+def _tell(found: Collaborated, note: Callable[[str], None]) -> None:
     for said in found.notes:
         note(said)
     held = [value for _, _, value in found.learned.curve if value is not None]
     if held:
         note(f"the objective on held-out items went from {held[0]:.4g} to {held[-1]:.4g}")
-    weighted = tuple(
-        part.model_copy(update={"weight": _weight(spec)})
-        for part, spec in zip(recipe.parts, found.specs, strict=True)
-    )
     if not isinstance(found.specs[0], list):
         note("learned weights: " + ", ".join(f"{spec:.4f}" for spec in found.specs))
-    return recipe.model_copy(update={"parts": weighted, "method": method})
 
 
 def _weight(spec: Any) -> Any:

@@ -38,8 +38,6 @@ from weft.recommenders.bi_encoder import BiEncoder
 from weft.text import joined
 from weft.training.batches import seed_of
 
-TIES = {"name": "ties", "weigh": "after"}
-
 
 class CollaborativeSettings(BaseModel):
     """How merging weights are learned; the defaults are MergeRec's."""
@@ -171,11 +169,6 @@ class Learner:
         self.made_at = -1
         device = next(self.student.model.parameters()).device
         self.teachers = [torch.from_numpy(one.items).to(device) for one in self.domains]
-
-    @property
-    def count(self) -> int:
-        """Pseudo-users of all domains."""
-        return len(self.domain_of)
 
     def run(
         self,

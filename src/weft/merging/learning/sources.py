@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from weft.adapters import check_backbone
-from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import read_json
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Precision, load_backbone
@@ -327,9 +326,3 @@ def _tokenizer(folder: Path) -> Any:
     said = read_json(folder / TOKENIZER)
     parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
     return [said.get(part) for part in parts] if isinstance(said, dict) else said
-
-
-def said_of(path: Path) -> dict[str, Any]:
-    """A trained folder's manifest; empty where it has none."""
-    found = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
-    return found if isinstance(found, dict) else {}
