@@ -156,6 +156,10 @@ def test_weights_are_learned_with_every_interaction_deleted(finished: Path, tmp_
     assert (stage.folder(tmp_path / "run") / WEIGHTS).read_bytes() == before
 
 
+def test_nothing_of_the_work_is_left_beside_the_stages(finished: Path) -> None:
+    assert not list((finished / "scratch").rglob("*.safetensors"))
+
+
 def test_a_catalogue_stage_holds_items_alone(finished: Path) -> None:
     parent = learning(finished).parents["catalogue0"]
     files = {path.name for path in parent.folder(finished).iterdir()}

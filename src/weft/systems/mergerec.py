@@ -145,7 +145,7 @@ class MergeRec:
     ) -> Stage:
         """A static merge of some domains' own models."""
         settings = self._method(method, names) | {"weights": weights and list(weights)}
-        return Stage(merge_weights, settings, self._parts(names) | parents, f"merge: {said}")
+        return Stage(merge_weights, settings, self._parts(names) | parents, f"merge {said}")
 
     def _method(self, method: str | dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         backbone = self.plan.scoring["backbone"]

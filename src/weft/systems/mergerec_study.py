@@ -237,7 +237,7 @@ class MergeRecStudy:
         for stage in learned:
             found = read_json(stage.parents["weights"].folder(run) / WEIGHTS)
             for note in found.get("notes", []):
-                said.append(f"{stage.label.removeprefix('merge: ')}: {note}.")
+                said.append(f"{stage.label.removeprefix('merge ')}: {note}.")
         return list(dict.fromkeys(said))
 
     def branch(self, stage: Stage) -> Branch:

@@ -21,6 +21,7 @@ from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
 from weft.report.model import REPORT, DomainReport, RunReport, UserCase
+from weft.systems.fusing import VECTORS
 from weft.systems.known import system_of
 from weft.systems.plan import Plan, default_device
 from weft.systems.publish import Measured, publish
@@ -34,7 +35,7 @@ from weft.systems.steps import (
 )
 from weft.systems.study import System
 
-ACTIVATIONS = Path("scratch") / "activations"
+SHARED = ("activations", VECTORS)  # in scratch: what several stages keep for one another
 STATE, HTML, MARKDOWN = "run.json", "report.html", "report.md"
 REPORT_FORMAT = 2  # raised when reports say more or otherwise: finished runs are then reported anew
 
@@ -83,7 +84,8 @@ def run(
         if planned is not None:
             planned(len(todo))
         run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
-        shutil.rmtree(folder / ACTIVATIONS, ignore_errors=True)  # nothing will ask for them again
+        for name in SHARED:  # nothing will ask for them again
+            shutil.rmtree(folder / "scratch" / name, ignore_errors=True)
         report = build_report(recipe, measured, plan, folder, _timings(stages, folder))
         publish(measured, plan, folder)
         report.save(folder)
