@@ -191,3 +191,27 @@ def test_pickled_weights_are_not_opened(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(WeftError, match="holds no safetensors weights"):
         load_backbone(str(tmp_path / "pickled"))
+
+
+def test_merging_weights_are_learned_and_replayed_as_of_any_encoder(
+    folder: Path, tmp_path: Path
+) -> None:
+    from learning_made import moved
+
+    from weft.merging.learning.collaborative import CollaborativeSettings
+    from weft.merging.learning.sources import learn_collaborative, open_sources
+    from weft.merging.merge import merge
+
+    parts = [moved(folder, tmp_path / f"part{seed}", seed) for seed in (1, 2)]
+    settings = CollaborativeSettings(steps=6, learning_rate=0.05, held_out=0, weights="layer")
+    found = learn_collaborative(
+        parts, [ITEMS, ITEMS], READING, settings, base=folder, precision="float32"
+    )
+    assert len(found.groups) == 3
+    assert all(abs(value - 0.2) > 1e-3 for row in found.learned.coefficients for value in row)
+    merge(parts, "task_arithmetic", found.specs, base=folder, out=tmp_path / "merged")
+    sources = open_sources(parts, READING, settings, base=folder, precision="float32")
+    with sources.student(settings) as (student, place, _), torch.no_grad():
+        place(torch.tensor(found.learned.coefficients))
+        wanted = student.encode_items(ITEMS)
+    assert np.allclose(scorer(tmp_path / "merged").item_vectors, wanted, atol=2e-5)

@@ -244,3 +244,17 @@ def test_training_goes_on_after_scoring(tiny_encoder: Path) -> None:
         recommender.score(HISTORIES)
         recommender.model.train()
         recommender.loss(examples).backward()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_pooling_can_be_said(tiny_encoder: Path, pooling: str) -> None:
+    """BLaIR's folders say nothing of how its vectors are pooled, and it takes the first token."""
+    said = SETTINGS.model_copy(update={"pooling": pooling})
+    made = make(tiny_encoder, make_shop().items, said)
+    inputs = made.assemble_histories(made.tokens(made.catalogue), [np.array([0, 5])])
+    ids = torch.from_numpy(inputs.ids).long()[None]
+    with torch.no_grad():
+        states = made.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+    wanted = states[0] if pooling == "cls" else states.mean(0)
+    wanted = torch.nn.functional.normalize(wanted, dim=0)
+    assert np.allclose(made.encode(inputs)[0], wanted.numpy(), atol=1e-5)
