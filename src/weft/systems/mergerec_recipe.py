@@ -71,7 +71,9 @@ class MergeRecRecipe(Study):
     uniform: tuple[Uniform, ...] = (
         Uniform(method="linear", title="weight average"),
         Uniform(method="task_arithmetic", weights=(0.1, 0.2, 0.3, 0.4, 0.5)),
-        Uniform(method={"name": "ties", "density": 0.2}, weights=(0.5, 1.0, 1.5, 2.0)),
+        Uniform(
+            method={"name": "ties", "density": 0.2, "weigh": "after"}, weights=(0.5, 1.0, 1.5, 2.0)
+        ),
     )
     choose_users: int = Field(
         default=200, ge=1, description="validation users of each domain that choose weights"
