@@ -385,3 +385,21 @@ def test_killed_learning_goes_on_and_ends_the_same(
     assert resumed.splitlines()[0] == "26"  # it was kept at step 25
     assert whole.splitlines()[0] == "1"
     assert resumed.splitlines()[-1] == whole.splitlines()[-1]
+
+
+def test_what_was_kept_of_other_catalogues_is_not_taken_up(
+    parts: list[Path], tiny_bert: Path, tmp_path: Path
+) -> None:
+    other = [catalogue(48, 24), catalogue(72, 24)]
+    wanted = learned(parts, tiny_bert, other, steps=30)
+    learned(parts, tiny_bert, steps=30, checkpoints=tmp_path)
+    again = learned(parts, tiny_bert, other, steps=30, checkpoints=tmp_path)
+    assert again.learned.coefficients == wanted.learned.coefficients
+
+
+def test_adapters_have_the_weights_of_their_sum(tiny_bert: Path) -> None:
+    adapters = [adapter_of(tiny_bert, seed) for seed in (1, 2)]
+    with pytest.raises(WeftError, match="of adapters the weights of task_arithmetic"):
+        learned(adapters, None, backbone=str(tiny_bert), method={"name": "ties", "weigh": "after"})
+    with pytest.raises(WeftError, match="adapters needs their backbone"):
+        learned(adapters, None)

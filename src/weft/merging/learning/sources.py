@@ -191,8 +191,9 @@ def collaborate(
     """`learn_collaborative` with the domains already taught."""
     with sources.student(settings) as (student, place, groups):
         learner = Learner(student, place, domains, settings, seed)
-        key = hash_json([sources.key, settings.model_dump(mode="json"), seed,
-                         [[one.probes.hash, len(one.catalogue)] for one in domains]])  # fmt: skip
+        told = [[one.probes.hash, student.tokens(one.catalogue).hash] for one in domains]
+        own = [sources.key, student.backbone.fingerprint, str(dtype_of(sources.precision))]
+        key = hash_json([own, settings.model_dump(mode="json"), seed, told])
         learned = learner.run(groups, checkpoints=checkpoints, key=key, report=report)
     stopped = (learned.stopped,) if learned.stopped else ()
     return Collaborated(groups.specs(learned.coefficients), groups, learned, (*notes, *stopped))
@@ -222,8 +223,14 @@ class Sources:
             raise WeftError("learning needs parts that are folders of checkpoints, or adapters")
         if self.job.parts.kind == "checkpoints" and not isinstance(self.base, str | Path):
             raise WeftError("learning merging weights of checkpoints needs their base, a folder")
-        if self.job.parts.kind == "adapters" and self.backbone is None:
-            raise WeftError("learning merging weights of adapters needs their backbone")
+        if self.job.parts.kind == "adapters":
+            if self.backbone is None:
+                raise WeftError("learning merging weights of adapters needs their backbone")
+            if self.job.method != make_method("task_arithmetic"):
+                raise WeftError("of adapters the weights of task_arithmetic can be learned: a sum")
+        else:  # before minutes of encoding, not after them
+            paths = [path for path in self.job.parts.paths if path is not None]
+            _check_tokenizers([Path(str(self.base)), *paths])
 
     @property
     def labels(self) -> Sequence[str]:
@@ -284,7 +291,6 @@ class Sources:
         parts = self.job.parts
         if parts.kind == "adapters":
             assert self.backbone is not None
-            _check_summed(settings)
             loaded = load_backbone(self.backbone, precision=self.precision, device=self.device)
             for adapter in parts.adapters:
                 check_backbone(adapter, loaded.name, loaded.fingerprint)
@@ -295,7 +301,6 @@ class Sources:
                 yield student, place, groups
             return
         assert self.job.base is not None
-        _check_tokenizers([Path(str(self.base)), *(p for p in parts.paths if p is not None)])
         loaded = load_backbone(str(self.base), precision="float32", device=self.device)
         vectors = split(parts.sources, self.job.method, self.job.base, dtype)
         vectors = {name: held.to(self.device) for name, held in vectors.items()}
@@ -303,11 +308,6 @@ class Sources:
         student = BiEncoder(loaded, self.recommender)
         with weighted(loaded.model, vectors, groups, dtype) as place:
             yield student, place, groups
-
-
-def _check_summed(settings: CollaborativeSettings) -> None:
-    if make_method(settings.method) != make_method("task_arithmetic"):
-        raise WeftError("of adapters the weights of task_arithmetic can be learned, the plain sum")
 
 
 def _check_tokenizers(folders: Sequence[Path]) -> None:
