@@ -1,4 +1,7 @@
-"""Errors of use: what a person did that weft can't go on from, said in one sentence."""
+"""Errors of use: what a person did that weft can't go on from, said in one sentence; and notices,
+of what weft went on from."""
+
+import warnings
 
 
 class WeftError(Exception):
@@ -6,3 +9,12 @@ class WeftError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class WeftNotice(UserWarning):
+    """What a person should know of a result. The command line prints it to stderr and goes on."""
+
+
+def notice(text: str) -> None:
+    """Say one sentence to whoever called; see `WeftNotice`."""
+    warnings.warn(text, WeftNotice, stacklevel=3)
