@@ -136,7 +136,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any, said: str) -
     with pytest.raises(WeftError) as error:
         read_header(path)
     message = str(error.value)
-    assert message.startswith(str(path)) and message.endswith(said) and "\n" not in message
+    assert message.startswith(str(path)) and said in message and "\n" not in message
 
 
 def test_a_length_that_lies_a_cut_file_and_a_pickle_are_refused(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_a_length_that_lies_a_cut_file_and_a_pickle_are_refused(tmp_path: Path) 
         f"{path} has a header of {MOST_HEADER + 1} bytes; at most {MOST_HEADER} are read"
     )
     path.unlink()
-    assert refused() == f"{path} can't be read: it does not exist"
+    assert refused() == f"{path} does not exist"
     path.mkdir()
-    assert refused() == f"{path} is not a file"
+    assert refused() == f"{path} is a folder, not a file"
     path.rmdir()
     os.mkfifo(path)
-    assert refused() == f"{path} is not a file"
+    assert refused() == f"{path} is no regular file, and only those are read"
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "a.pt", "b.ckpt", "c.pth"])

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from weft.artifacts.documents import read_json as read_json
+from weft.artifacts.leftovers import held_folder, is_unpublished, release
+from weft.artifacts.reasons import reason as reason
+from weft.artifacts.renames import changed, exchange, move_new, sync, sync_tree
 from weft.errors import WeftError
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EBUSY: "it is in use",
-    errno.EROFS: "the disk is read-only",
-    errno.ENOTDIR: "a part of this path is not a folder",
-    errno.EISDIR: "it is a folder, not a file",
-    errno.EEXIST: "it exists already",
-    errno.ENOENT: "it does not exist",
-    errno.ENAMETOOLONG: "the name is too long",
-}
-
-
-def reason(error: OSError) -> str:
-    """Why the system refused, in a few words."""
-    said = error.strerror or str(error) or type(error).__name__
-    return _REASONS.get(error.errno or 0, said)
+from weft.safe_text import json_text
 
 
 def check_parents(path: Path) -> None:
@@ -103,61 +86,95 @@ def _said_of(path: Path, temporary: Path | None = None) -> Iterator[None]:
 def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; rename it to `path` when the block ends well.
 
-    On an error nothing is left behind. An existing non-empty `path` is an error unless
-    `replace`, in which case it is swapped out only once the new one is complete.
+    On an error nothing is left behind. An existing non-empty `path` is an error unless `replace`,
+    in which case the two change places once the new one is complete and on the disk. A folder that
+    another process put there in the meantime is never touched: that is an error too.
     """
-    path = Path(path)
+    path = real(Path(path))
     with _said_of(path):
         check_folder(path, new=not replace)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        before = _identity(path)
+        temporary, lock = held_folder(path)
     try:
         with _said_of(path, temporary):
             yield temporary
             temporary.chmod(0o755)
-            if path.exists():
-                old = temporary.with_name(temporary.name + ".old")
-                path.rename(old)
-                temporary.rename(path)
-                shutil.rmtree(old)
+            if not is_unpublished(path):
+                sync_tree(temporary)
+            if replace and before is not None:
+                _swap(temporary, path, before)
             else:
-                temporary.rename(path)
+                move_new(temporary, path, over_empty=before is not None)
+            if not is_unpublished(path):
+                sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        release(lock)
+
+
+def real(path: Path) -> Path:
+    """A link's target, so that it is the target that is written."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which folder or file this is, whatever its name; None where there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _swap(new: Path, path: Path, before: tuple[int, int]) -> None:
+    """Put `new` in the place of the folder that was there `before`, which gets the other's name."""
+    if exchange(new, path):
+        if _identity(new) != before:  # someone else's by now: give it back
+            exchange(new, path)
+            raise changed(path)
+        return
+    # The file system can't exchange: for an instant there is no `path`.
+    old = new.with_name(new.name + ".old")
+    path.rename(old)
+    if _identity(old) != before:
+        move_new(old, path)
+        raise changed(path)
+    try:
+        move_new(new, path)
+    except BaseException:
+        with suppress(WeftError):
+            move_new(old, path)
+        raise
+    shutil.rmtree(old)
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling file's path; rename it over `path` when the block ends well."""
+    """Yield a path for a new file; rename it over `path` when the block ends well.
+
+    It lies in a temporary folder of its own beside `path`, as libraries replace files that they
+    write, and a lock on the file would be gone with it.
+    """
     path = Path(path)
     with _said_of(path):
         check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+        folder, lock = held_folder(path)
+    temporary = folder / path.name
     try:
         with _said_of(path, temporary):
             yield temporary
             temporary.chmod(0o644)
+            if not is_unpublished(path):
+                sync(temporary)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        release(lock)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is a `WeftError` that names it."""
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeftError(f"{path} does not exist") from None
-    except OSError as error:
-        raise WeftError(f"{path} can't be read: {reason(error)}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeftError(f"{path} is not valid JSON: {error}") from None
+        temporary.write_text(json_text(value) + "\n", "utf-8")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from weft.artifacts.documents import open_regular
 
 HASH_LENGTH = 32  # hex digits kept: 128 bits
 
@@ -33,5 +36,11 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]], extra: Any = None) -> str:
 
 def hash_file(path: Path) -> str:
     """Full SHA-256 (64 hex digits) of a file's bytes."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hashes(*hashes: str) -> tuple[str, ...]:
+    """The first 12 digits of each; all of them where different ones would look the same."""
+    short = [f"{one[:12]}…" if len(one) > 12 else one for one in hashes]
+    return tuple(short if len(set(short)) == len(set(hashes)) else hashes)

@@ -7,6 +7,8 @@ A killed one leaves nothing but its scratch folder, from which the next attempt 
 from __future__ import annotations
 
 import fcntl
+import functools
+import os
 import platform
 import shutil
 import time
@@ -19,7 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from weft.artifacts.atomic import new_directory, write_json
+from weft.artifacts.documents import read_object
 from weft.artifacts.hashing import hash_json
+from weft.artifacts.inventory import difference, parse_inventory, take_inventory
+from weft.artifacts.leftovers import remove_leftovers
 from weft.errors import WeftError
 
 FORMAT = 2  # raised when the folder of every stage changes, so that old ones are not found
@@ -109,8 +114,26 @@ def reached(
 
 
 def missing(stages: Iterable[Stage], run: Path) -> list[Stage]:
-    """The stages still to do, parents before children; each once."""
-    return reached(stages, lambda stage: stage.folder(run).is_dir())
+    """The stages still to do, parents before children; each once.
+
+    A finished stage needs no parents, but where one was made again and came out otherwise than
+    the one that it was made from, it is to do again too.
+    """
+    contents = functools.cache(lambda folder: content(folder))
+
+    def done(stage: Stage) -> bool:
+        folder = stage.folder(run)
+        if not folder.is_dir():
+            return False
+        rests = read_record(folder).get("parents")
+        if not isinstance(rests, dict):
+            return True  # of an earlier version, or damaged: see `discard_damaged`
+        now = {name: contents(parent.folder(run)) for name, parent in stage.parents.items()}
+        return all(
+            None in (before, now.get(name)) or now[name] == before for name, before in rests.items()
+        )
+
+    return reached(stages, done)
 
 
 def prepare(
@@ -139,6 +162,8 @@ def execute(
             "settings": dict(settings),
             "versions": library_versions(),
             "seconds": round(time.monotonic() - started, 1),
+            "parents": {name: content(parent) for name, parent in parents.items()},
+            "files": take_inventory(out),
         }
         write_json(out / STAGE_FILE, record)
     shutil.rmtree(scratch)
@@ -154,6 +179,59 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """A finished stage's stage.json; empty where it can't be read."""
+    try:
+        return read_object(folder / STAGE_FILE)
+    except WeftError:
+        return {}
+
+
+def content(folder: Path) -> str | None:
+    """A hash of all that a finished stage left, as its stage.json has it; None where it says
+    nothing of that."""
+    files = parse_inventory(read_record(folder).get("files"))
+    return None if files is None else hash_json(files)
+
+
+def discard_damaged(stages: Iterable[Stage], run: Path) -> list[str]:
+    """Remove the finished stages whose files are not those that they left; a sentence for each.
+
+    Every file is read and hashed once. Stages of versions that kept no hashes are only looked at
+    for their stage.json.
+    """
+    sentences = []
+    for stage in reached(stages):
+        folder = stage.folder(run)
+        wrong = damage(folder) if os.path.lexists(folder) else None
+        if wrong is not None:
+            name = stage.label or stage.name
+            sentences.append(f"{name} was damaged ({wrong}, {folder}) and is made again")
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+            else:
+                folder.unlink()
+    return sentences
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a finished stage's folder, in a few words."""
+    if not folder.is_dir():
+        return "it is no folder"
+    try:
+        record = read_object(folder / STAGE_FILE)
+    except WeftError as error:
+        return str(error).replace(str(folder / STAGE_FILE), STAGE_FILE)
+    if not isinstance(record.get("seconds"), int | float):
+        return f"{STAGE_FILE} does not say how long it took"
+    if "files" not in record:
+        return None
+    files = parse_inventory(record["files"])
+    if files is None:
+        return f"{STAGE_FILE} has no list of files"
+    return difference(folder, files, besides={STAGE_FILE})
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run's folder for this process alone; a second one is refused."""
@@ -165,4 +243,6 @@ def locked(run: Path) -> Iterator[None]:
             raise WeftError(f"another process is working in {run}; wait for it") from None
         for left in (run / "stages").glob(".*.part*"):  # of a killed process
             shutil.rmtree(left, ignore_errors=True)
+        for place in (run, *run.glob("results/*"), *run.glob("recommenders/*")):
+            remove_leftovers(place)
         yield

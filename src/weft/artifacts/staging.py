@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from weft.artifacts.atomic import check_folder, reason
+from weft.artifacts.atomic import check_folder, real, reason
+from weft.artifacts.renames import move_new, sync, sync_tree
 from weft.errors import WeftError
 
 _LOCK = ".lock"
@@ -25,6 +26,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
     leaves nothing. `out` must be absent or empty. One process at a time; at the end, what others
     of other keys left for the same `out` is removed, unless they still live.
     """
+    out = real(out)
     check_folder(out, new=True)
     folder = _named(out, key)
     try:
@@ -36,10 +38,14 @@ def staged(out: Path, key: str) -> Iterator[Path]:
         raise WeftError(f"another process is making {out}; wait for it")
     try:
         check_folder(out, new=True)  # another process may have finished it meanwhile
+        empty = out.exists()
         yield folder
-        _publish(folder, out)
+        _publish(folder, out, empty)
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            # A process that has just published `out` takes a folder without its lock for a leftover.
+            check_folder(out, new=True)
         if isinstance(error, OSError):
             raise WeftError(_said(error, folder, out)) from error
         if isinstance(error, WeftError) and str(folder) in str(error):
@@ -62,21 +68,10 @@ def _named(out: Path, key: str) -> Path:
     return out.with_name(f".{out.name}.{key}.part")
 
 
-def sync(path: Path) -> None:
-    """Have the disk take what was written to a file or folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(folder: Path, out: Path) -> None:
+def _publish(folder: Path, out: Path, over_empty: bool) -> None:
     (folder / _LOCK).unlink()
-    for path in folder.iterdir():
-        sync(path)
-    sync(folder)
-    folder.rename(out)
+    sync_tree(folder)
+    move_new(folder, out, over_empty=over_empty)
     sync(out.parent)
 
 

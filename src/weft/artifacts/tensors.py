@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 import torch
 
-from weft.artifacts.atomic import reason
+from weft.artifacts.documents import open_regular, parse_json
+from weft.artifacts.reasons import reason
 from weft.errors import WeftError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -73,12 +73,7 @@ def open_weights(path: Path) -> int:
     path = Path(path)
     if path.suffix in PICKLES:
         raise WeftError(f"{path} is a pickle file, and a pickle file is never read")
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise WeftError(f"{path} is not a file")
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise WeftError(f"{path} can't be read: {reason(error)}") from None
+    return open_regular(path)
 
 
 def read_header(path: Path) -> Header:
@@ -144,30 +139,8 @@ def _not_safetensors(descriptor: int, length: int, size: int, path: Path) -> str
     return f"is cut or no safetensors file: a header of {length} bytes in a file of {size}"
 
 
-def parse_json(raw: bytes, path: Path, what: str = "its header") -> Any:
-    """Strict JSON: no key twice, no NaN, no lone surrogates. `what` names the text in errors."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            double = next(key for key in keys if keys.count(key) > 1)
-            raise WeftError(f"{path} names {double!a} twice")
-        return found
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError):
-        raise WeftError(f"{path}: {what} is not valid JSON") from None
-    return value
-
-
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    entries = parse_json(raw, path) if raw[:1] == b"{" else None
+    entries = parse_json(raw, f"{path}: its header") if raw[:1] == b"{" else None
     if not isinstance(entries, dict):
         raise WeftError(f"{path}: its header is not valid JSON")
     for name in entries:

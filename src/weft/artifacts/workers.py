@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,7 +29,8 @@ Event = tuple[str, float, float, str]  # stage name, done, total, unit
 Watch = Callable[[str, Stage, float, float, str], None]
 """Called with an event (start, progress, done), its stage, done, total and unit."""
 
-TELL_EVERY = 0.2  # seconds between two words of one worker
+TELL_EVERY = 0.5  # seconds between two words of one worker
+LOOK_EVERY = 0.25  # seconds between two looks at what workers have said
 
 _events: Queue[Event] | None = None
 
@@ -45,7 +47,8 @@ def _start_worker(events: Queue[Event], threads: int, parent: int) -> None:
     global _events
     _events = events
     events.cancel_join_thread()  # what was not told yet must not keep a worker from ending
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the main process decides, and kills
     _die_with_parent(parent)
     import torch
 
@@ -85,10 +88,13 @@ def run_stages(
     stages under way have ended; what is finished stays finished. An interrupt ends them at once:
     the same call goes on from their checkpoints.
     """
-    todo = missing(stages, run)
-    if todo:
+    done: list[Stage] = []
+    while todo := missing(stages, run):
+        for stage in todo:
+            shutil.rmtree(stage.folder(run), ignore_errors=True)  # of a parent that is no more
         _Pool(todo, run, min(workers, len(todo)), threads, watch).drain()
-    return todo
+        done += todo
+    return done
 
 
 class _Pool:
@@ -114,13 +120,15 @@ class _Pool:
         try:
             while self.waiting or self.under_way:
                 self._submit(pool)
-                done, _ = wait(self.under_way, timeout=0.2, return_when=FIRST_COMPLETED)
+                done, _ = wait(self.under_way, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
                 self._pass_on(events)  # also after an error: a full queue would hold a worker
                 for future in done:
                     self._finish(future)
         except BaseException:
             for process in multiprocessing.active_children():
-                process.terminate()
+                process.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._clear()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -131,6 +139,12 @@ class _Pool:
             ) from None
         if self.error is not None:
             raise self.error
+
+    def _clear(self) -> None:
+        """Take away what killed workers had half-written."""
+        for stage in self.under_way.values():
+            for left in (self.run / "stages").glob(f".{stage.name}.*.part*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def _submit(self, pool: ProcessPoolExecutor) -> None:
         busy = {stage.key for stage in self.under_way.values()}
