@@ -21,7 +21,7 @@ def test_a_file_of_titles_is_a_catalogue(tmp_path: Path) -> None:
     assert list(found.titles) == [
         "Red mug", "Blue rug", "Red mug",
     ]  # fmt: skip
-    assert list(found.item_ids) == ["1", "2", "3"]
+    assert list(found.item_ids) == ["1", "3", "4"]  # the numbers of the lines
 
 
 @pytest.mark.parametrize(("name", "mark"), [("items.csv", ","), ("items.tsv", "\t")])
@@ -46,3 +46,17 @@ def test_tables_in_text_keep_their_ids_and_columns(tmp_path: Path, name: str, ma
 def test_what_is_no_catalogue_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
     with pytest.raises(WeftError, match=said):
         load_catalogue(written(tmp_path, name, text))
+
+
+def test_whoever_answers_in_ids_asks_for_them(tmp_path: Path) -> None:
+    bare = written(tmp_path, "bare.csv", "sku,title\nA1,mug\n")
+    assert load_catalogue(bare).titles == ["mug"]
+    with pytest.raises(WeftError, match=r"bare\.csv has no column 'item_id'.* it has sku, title"):
+        load_catalogue(bare, ids=True)
+    assert load_catalogue(written(tmp_path, "t.txt", "mug\n"), ids=True).item_ids == ["1"]
+
+
+def test_an_item_without_an_id_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "empty.csv", "item_id,title\na,mug\n,rug\n")
+    with pytest.raises(WeftError, match=r"empty\.csv: item_id is empty in row 2"):
+        load_catalogue(path)

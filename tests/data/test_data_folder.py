@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +133,26 @@ def test_a_failure_while_saving_leaves_nothing(
     with pytest.raises(OSError, match="disk full"):
         save_domain(domain, tmp_path / "b")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_of_two_ingests_to_one_place_one_wins_and_the_other_says_so(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\nx,A lamp\ny,A desk\n")
+    counts, started = [30_000, 2], []
+    for count in counts:
+        log = tmp_path / f"{count}.csv"
+        rows = "".join(f"u{i},x,{T0 + i}\nu{i},y,{T0 + i}\n" for i in range(count))
+        log.write_text("user_id,item_id,timestamp\n" + rows)
+        program = ["-c", "from weft.cli.main import main; main()"]
+        command = ["data", "ingest", str(log), str(tmp_path / "out")]
+        command += ["--items", str(tmp_path / "items.csv")]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *program, *command], stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, text=True,
+            )
+        )  # fmt: skip
+    words = [one.communicate()[1] for one in started]
+    codes = [one.returncode for one in started]
+    assert sorted(codes) == [0, 2], words
+    assert "exists already" in words[codes.index(2)] and words[codes.index(2)].count("\n") == 1
+    assert load_domain(tmp_path / "out").sequences.user_ids.len() == counts[codes.index(0)]

@@ -75,7 +75,11 @@ def test_one_csv_with_titles_is_enough(tmp_path: Path) -> None:
 def test_csv_without_header_or_times(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", "\ufeffa,ann\nb,ann\n\na,bob\nc,ann\n\n")
     domain = read(
-        interactions=log, header=False, time_unit="order", columns={"user_id": "2", "item_id": "1"}
+        interactions=log,
+        header=False,
+        time_unit="order",
+        untitled=True,
+        columns={"user_id": "2", "item_id": "1"},
     )
     assert as_dict(domain) == {"ann": [("a", 0), ("b", 1), ("c", 2)], "bob": [("a", 0)]}
 
@@ -93,7 +97,9 @@ def test_csv_without_header_or_times(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_times(tmp_path: Path, unit: str, written: str, seconds: int) -> None:
     log = write(tmp_path / "log.csv", f"user_id,item_id,timestamp\nann,a,{written}\n")
-    assert read(interactions=log, time_unit=unit).sequences.time.tolist() == [seconds]
+    assert read(interactions=log, time_unit=unit, untitled=True).sequences.time.tolist() == [
+        seconds
+    ]
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -329,7 +335,7 @@ def test_settings_are_checked_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeftError, match="columns maps 'titel'"):
         checked(Source, {"interactions": tmp_path, "items": tmp_path, "columns": {"titel": "x"}})
     with pytest.raises(WeftError, match="can't be told by its name"):
-        read_source(Source(interactions=write(tmp_path / "x.json.gz", "{}")))
+        read_source(Source(interactions=write(tmp_path / "x.xml.gz", "{}")))
     with pytest.raises(WeftError, match=r"x\.csv does not exist"):
         read_source(Source(interactions=tmp_path / "x.csv"))
     write_pair(tmp_path / "d", [("u", "a", T0)])

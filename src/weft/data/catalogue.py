@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from weft.data.domain import Catalogue
+from weft.data.texts import check_ids, text_column
 from weft.errors import WeftError
 
 FILE = "items.parquet"
@@ -17,22 +18,27 @@ def save_catalogue(catalogue: Catalogue, folder: Path) -> None:
     catalogue.frame.write_parquet(folder / FILE, compression="zstd", statistics=False)
 
 
-def load_catalogue(path: Path) -> Catalogue:
+def load_catalogue(path: Path, *, ids: bool = False) -> Catalogue:
     """Read items.parquet, given the file or a folder that has it; or a `.csv` or `.tsv` file, or a
     `.txt` file of titles, one a line.
 
-    Needs the columns `item_id` (unique) and `title`; null texts become empty strings. Text files
-    do without `item_id`: the number of the row, from 1, takes its place.
+    Needs the columns `item_id` (unique, not empty) and `title`; null texts become empty strings. A
+    `.txt` file has no ids: the number of the line, from 1, takes their place. Other text files
+    do without them too, by the number of the row, unless `ids` are asked for.
     """
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise WeftError(f"{file} does not exist; name a catalogue with --items")
     kind = file.suffix.lower()
-    frame = _titles(file) if kind in (".csv", ".tsv", ".txt") else _parquet(file)
+    frame = _titles(file, ids) if kind in (".csv", ".tsv", ".txt") else _parquet(file)
     for column in ("item_id", "title"):
         if column not in frame.columns:
             raise WeftError(f"{file} lacks the column '{column}'")
-    texts = frame.select(pl.all().cast(pl.String).fill_null(""))
+    check_ids(file, frame.schema["item_id"])
+    texts = frame.select(text_column(file, one, dtype) for one, dtype in frame.schema.items())
+    empty = texts["item_id"].str.strip_chars() == ""
+    if empty.any():
+        raise WeftError(f"{file}: item_id is empty in row {empty.arg_true()[0] + 1}")
     repeated = texts["item_id"].is_duplicated()
     if repeated.any():
         row = repeated.arg_true()[0]
@@ -42,28 +48,36 @@ def load_catalogue(path: Path) -> Catalogue:
 
 def _parquet(file: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise WeftError(
             f"{file} is no readable parquet file: {str(error).splitlines()[0]}"
         ) from None
 
 
-def _titles(file: Path) -> pl.DataFrame:
+def _titles(file: Path, ids: bool) -> pl.DataFrame:
     """A catalogue in text; lines of a `.txt` file that are empty are no items."""
     try:
         if file.suffix.lower() == ".txt":
-            lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
-            frame = pl.DataFrame({"title": [line for line in lines if line]}, {"title": pl.String})
+            text = file.read_text("utf-8-sig")
+            lines = [(str(n), one.strip()) for n, one in enumerate(text.splitlines(), start=1)]
+            kept = [one for one in lines if one[1]]
+            schema = {"item_id": pl.String, "title": pl.String}
+            frame = pl.DataFrame(kept, schema, orient="row")
         else:
             separator = "\t" if file.suffix.lower() == ".tsv" else ","
-            frame = pl.read_csv(file, separator=separator, infer_schema=False)
+            frame = pl.read_csv(file, separator=separator, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         said = (str(error).splitlines() or ["?"])[0]
         raise WeftError(f"{file} can't be read as a catalogue: {said}") from None
     if frame.is_empty():
         raise WeftError(f"{file} holds no items")
     if "item_id" not in frame.columns:
+        if ids:
+            raise WeftError(
+                f"{file} has no column 'item_id', so nothing names the items; it has "
+                f"{', '.join(frame.columns)}: rename the one with the ids"
+            )
         numbers = pl.int_range(1, frame.height + 1, eager=True).cast(pl.String)
         frame = frame.with_columns(numbers.alias("item_id"))
     return frame

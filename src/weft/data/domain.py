@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_arrays
 from weft.errors import WeftError
+from weft.names import check_name
 
 IntArray = NDArray[np.integer]
 
@@ -108,6 +109,7 @@ class Domain:
     sequences: Sequences
 
     def __post_init__(self) -> None:
+        check_name(self.name, "the domain's name")
         item = self.sequences.item
         if len(item) and (item.min() < 0 or item.max() >= len(self.items)):
             raise WeftError(f"domain '{self.name}': a sequence names an item outside the catalogue")

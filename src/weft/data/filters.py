@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.draws import mix, user_keys
-from weft.data.times import ORDER_INDEX_LIMIT
+from weft.data.times import ORDER_INDEX_LIMIT, YEAR_10000
 from weft.errors import WeftError
+from weft.settings import StrictModel
 
 SECONDS_A_DAY = 86_400
 
@@ -40,18 +41,26 @@ class Removed:
 def _unix_seconds(value: object) -> object:
     """An ISO date or date-time (UTC unless it names a zone) -> Unix seconds."""
     if not isinstance(value, str):
-        return value
+        return _in_range(value)
     try:
         when = datetime.fromisoformat(value)
     except ValueError:
-        return value  # a number as text, or pydantic says what is wrong
+        if value.isdecimal() and len(value) < 20:
+            return _in_range(int(value))
+        raise ValueError(f"'{value}' is no date (2014-01-31) and no Unix seconds") from None
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def _in_range(value: object) -> object:
+    if type(value) is int and not 0 <= value < YEAR_10000:
+        raise ValueError(f"{value} is no Unix time in seconds, of 1970 to 9999 (or write a date)")
+    return value
 
 
 Time = Annotated[int, BeforeValidator(_unix_seconds)]
 
 
-class KCore(BaseModel):
+class KCore(StrictModel):
     """Least number of interactions of every user and of every item."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,10 +72,10 @@ class KCore(BaseModel):
     @classmethod
     def _from_number(cls, value: object) -> object:
         """`k_core: 5` is short for 5 of each."""
-        return {"users": value, "items": value} if isinstance(value, int | str) else value
+        return {"users": value, "items": value} if isinstance(value, int | float | str) else value
 
 
-class Filters(BaseModel):
+class Filters(StrictModel):
     """What to leave out, applied in the order of the fields; by default nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -171,12 +180,25 @@ def keep_where(domain: Domain, column: str, value: str) -> Domain:
             f"domain '{domain.name}': where names the column '{column}'; its items have"
             f" {', '.join(frame.columns)}"
         )
-    return _keep_items(domain, (frame[column] == value).to_numpy())
+    return keep_items(domain, (frame[column] == value).to_numpy())
 
 
 def keep_titled(domain: Domain) -> Domain:
     """Keep the items with a title; the others leave the catalogue too."""
-    return _keep_items(domain, (domain.items.frame["title"].str.strip_chars() != "").to_numpy())
+    return keep_items(domain, _titled(domain.items.frame))
+
+
+def kept_items(items: pl.DataFrame, filters: Filters) -> NDArray[np.bool_]:
+    """[items]: which catalogue rows `where` and `titled` keep; a column that isn't there, all."""
+    keep: NDArray[np.bool_] = np.ones(items.height, dtype=bool)
+    for column, text in filters.where.items():
+        if column in items.columns:
+            keep &= (items[column] == text).to_numpy()
+    return keep & _titled(items) if filters.titled else keep
+
+
+def _titled(items: pl.DataFrame) -> NDArray[np.bool_]:
+    return (items["title"].str.strip_chars() != "").to_numpy()
 
 
 def keep_window(domain: Domain, start: int | None, stop: int | None) -> Domain:
@@ -265,7 +287,7 @@ def sample_users(domain: Domain, n: int, seed: int = 0) -> Domain:
 def drop_unused_items(domain: Domain) -> Domain:
     """Leave only the items that occur in a sequence; the order of items stays."""
     used = np.bincount(domain.sequences.item, minlength=len(domain.items)) > 0
-    return _keep_items(domain, used)
+    return keep_items(domain, used)
 
 
 def has_real_times(domain: Domain) -> bool:
@@ -282,7 +304,7 @@ def require_real_times(domain: Domain, what: str) -> None:
         )
 
 
-def _keep_items(domain: Domain, keep: NDArray[np.bool_]) -> Domain:
+def keep_items(domain: Domain, keep: NDArray[np.bool_]) -> Domain:
     """Only these catalogue rows, and the interactions with them."""
     if keep.all():
         return domain

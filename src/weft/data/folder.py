@@ -9,12 +9,14 @@ from typing import Any
 
 import polars as pl
 
-from weft.artifacts.atomic import new_directory, read_json, write_json
+from weft.artifacts.atomic import new_directory, write_json
+from weft.artifacts.documents import read_object
 from weft.data.build import build_domain
 from weft.data.domain import Domain
 from weft.data.filters import counts
 from weft.data.readers.parquet import read_pair
 from weft.errors import WeftError
+from weft.names import check_name
 
 MANIFEST = "domain.json"
 
@@ -29,10 +31,10 @@ def load_domain(path: str | Path, name: str | None = None) -> Domain:
     """
     folder = Path(path)
     raw = read_pair(folder)
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    if not isinstance(manifest, dict):
-        raise WeftError(f"{folder / MANIFEST} is not a JSON object")
-    domain, _ = build_domain(raw, str(name or manifest.get("name") or folder.resolve().name))
+    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    name = str(name or manifest.get("name") or folder.resolve().name)
+    check_name(name, f"{folder}: the domain's name")
+    domain = build_domain(raw, name, checked="hash" not in manifest).domain
     if "hash" in manifest and manifest["hash"] != domain.hash:
         raise WeftError(
             f"{folder}: the tables are not those of domain.json (hash {domain.hash}, not"

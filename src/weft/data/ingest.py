@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from weft.artifacts.hashing import hash_file
-from weft.data.build import Left, build_domain
+from weft.data.build import Built, Left, build_domain
 from weft.data.domain import Domain
 from weft.data.filters import Counts, Filters, Removed, apply_filters, counts, describe
 from weft.data.folder import check_free, save_domain, tied_users
-from weft.data.raw import RawLog
+from weft.data.raw import NO_BAD_ROWS, BadRows, RawLog
 from weft.data.readers import find_reader, read_source
 from weft.data.source import Source
+from weft.data.titles import check_titles
+from weft.names import check_name
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,36 @@ class IngestReport:
     users_with_ties: int
     hash: str
     notes: tuple[str, ...]
+    bad_rows: BadRows = NO_BAD_ROWS
 
 
-def read_domain(source: Source, name: str | None = None) -> tuple[Domain, Left, RawLog]:
-    """A log in any format as a domain, without writing it; `name` defaults to the file's."""
+def read_domain(
+    source: Source, name: str | None = None, filters: Filters | None = None
+) -> tuple[Domain, Left, RawLog]:
+    """A log in any format as a domain, without writing it; `name` defaults to the file's.
+
+    `filters` are not applied: rows that they will leave out are read without complaint.
+    """
+    built, raw = _read(source, name, filters)
+    return built.domain, built.left, raw
+
+
+def _read(source: Source, name: str | None, filters: Filters | None) -> tuple[Built, RawLog]:
+    """The domain, and the tables with all notes on them."""
+    path = source.interactions.resolve()
+    name = name or (path.name if path.is_dir() else path.name.split(".")[0])
+    check_name(name, "the domain's name")  # before the work, not after it
     raw = read_source(source)
-    given = source.interactions.resolve()
-    name = name or (given.name if given.is_dir() else given.name.split(".")[0])
-    domain, left = build_domain(
-        raw, name, unlisted=source.unlisted, minimum_rating=source.minimum_rating
+    built = build_domain(
+        raw,
+        name,
+        unlisted=source.unlisted,
+        minimum_rating=source.minimum_rating,
+        bad_rows=source.bad_rows,
+        filters=filters,
     )
-    return domain, left, raw
+    titles = check_titles(built.domain.items.frame, raw, source, mapped=find_reader(source).mapped)
+    return built, replace(raw, notes=(*raw.notes, *built.notes, *titles))
 
 
 def ingest(
@@ -60,7 +81,8 @@ def ingest(
     folder = Path(destination)
     check_free(folder, replace=replace)  # before the work, not after it
     reader = find_reader(source)
-    domain, left, raw = read_domain(source, name or folder.resolve().name)
+    built, raw = _read(source, name or folder.resolve().name, filters)
+    domain, left = built.domain, built.left
     read = counts(domain)
     domain, removed = apply_filters(domain, filters or Filters())
     origin = _origin(source, reader.name, raw, left)
@@ -76,6 +98,7 @@ def ingest(
         users_with_ties=tied_users(domain),
         hash=domain.hash,
         notes=raw.notes,
+        bad_rows=built.bad,
     )
 
 

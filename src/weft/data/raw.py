@@ -9,8 +9,11 @@ from typing import Literal
 
 import polars as pl
 
+from weft.data.column_names import likely_column
 from weft.data.source import TimeUnit
 from weft.errors import WeftError
+
+NAMED = 3  # bad rows that a message names
 
 
 def count_rows(row: int) -> str:
@@ -18,18 +21,42 @@ def count_rows(row: int) -> str:
     return f"row {row + 1}"
 
 
+@dataclass(frozen=True)
+class BadRows:
+    """Rows that can't be read and were left out: how many, and the first three in words."""
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+    def __add__(self, other: BadRows) -> BadRows:
+        return BadRows(self.count + other.count, (*self.first, *other.first)[:NAMED])
+
+    def and_one(self, sentence: str) -> BadRows:
+        """These and one more."""
+        return self + BadRows(1, (sentence,))
+
+
+NO_BAD_ROWS = BadRows()
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """One file's rows in file order, under weft's column names.
 
     `names` gives the column's name in the file where that differs from weft's.
-    `place` turns a row index (0-based) into words: "row 3", "line 4".
+    `place` turns a row index (0-based) into words: "row 3", "line 4". `bad` are rows that are
+    not in `frame` because the reader could make nothing of them; `header` are the names of all
+    columns in the file, also of those that aren't in `frame`; `notes` are sentences for the person
+    who reads the report.
     """
 
     file: Path
     frame: pl.LazyFrame
     place: Callable[[int], str] = count_rows
     names: dict[str, str] = field(default_factory=dict)
+    bad: BadRows = NO_BAD_ROWS
+    header: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def columns(self) -> dict[str, pl.DataType]:
         """Column name -> polars data type, in file order."""
@@ -39,18 +66,31 @@ class Table:
         """The column's name in the file."""
         return self.names.get(column, column)
 
+    def sentence(self, row: int, column: str, what: str) -> str:
+        """What is wrong with one cell; `what` completes "column 'x' …"."""
+        return f"{self.file}, {self.place(row)}: column '{self.called(column)}' {what}"
+
     def error(self, row: int, column: str, what: str) -> WeftError:
         """The error to raise for one cell; `what` completes "column 'x' …"."""
-        return WeftError(f"{self.file}, {self.place(row)}: column '{self.called(column)}' {what}")
+        return WeftError(self.sentence(row, column, what))
 
-    def require(self, *columns: str) -> None:
-        """Raise `WeftError` for the first of `columns` that is not there."""
+    def require(self, *columns: str, option: str = "--column") -> None:
+        """Raise `WeftError` for the first of `columns` that is not there; `option` would name it."""
         have = self.columns()
         for column in columns:
             if column not in have:
                 there = ", ".join(f"'{self.called(name)}'" for name in have) or "none"
+                remedy = ""
+                if column == "timestamp" and column not in self.names:
+                    meant = likely_column(column, have)
+                    remedy = f"; say which it is: --column timestamp={meant}" if meant else ""
+                    remedy += "; rows that are in order already need no times: --time-unit order"
+                elif column in ("user_id", "item_id") and column not in self.names:
+                    meant = likely_column(column, have)
+                    remedy = f"; say which it is: {option} {column}={meant or 'NAME'}"
                 raise WeftError(
-                    f"{self.file}: there is no column '{self.called(column)}' (its columns: {there})"
+                    f"{self.file}: there is no column '{self.called(column)}'"
+                    f" (its columns: {there}){remedy}"
                 )
 
 
@@ -61,18 +101,28 @@ class RawLog:
     `interactions` has `user_id`, `item_id`, `timestamp` (not for `time_unit` "order") and
     perhaps `rating`; `items` has `item_id`, perhaps `title`, and further text columns. Without
     `items`, the catalogue is what the interactions say: further text columns there are the
-    item's. `repeated_items` "first" is for formats whose official files repeat catalogue rows.
-    `notes` are sentences for the person who reads the report.
+    item's. `time_unit` None: seconds, or ISO 8601 where the times are written so. `time_format`
+    (see `written_times`) takes its place. `repeated_items` "first" is for formats whose official
+    files repeat catalogue rows. `notes` are sentences for the person who reads the report.
     """
 
     interactions: Table
     items: Table | None
-    time_unit: TimeUnit = "s"
+    time_unit: TimeUnit | None = "s"
     repeated_items: Literal["error", "first"] = "error"
     notes: tuple[str, ...] = ()
+    time_format: str | None = None
 
 
 def broken(file: Path, error: BaseException) -> WeftError:
     """The error for a file whose content polars can't read (damaged, truncated)."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return WeftError(f"{file} is not a whole {file.suffix.lstrip('.')} file: {reason}")
+
+
+def read_columns(table: Table, *columns: pl.Expr) -> pl.DataFrame:
+    """These columns of all rows. Raises `WeftError` if the file is damaged."""
+    try:
+        return table.frame.select(*columns).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise broken(table.file, error) from None

@@ -8,15 +8,26 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from weft.data.domain import Domain, Examples
 from weft.data.draws import mix, uniform, user_keys
 from weft.data.filters import require_real_times
+from weft.data.time_split import TimeSplit, parse_split, refuse_empty
 from weft.errors import WeftError
+from weft.settings import StrictModel
 
 
-class UserSplit(BaseModel):
+class UserSplit(StrictModel):
     """A split of users, as a recipe says it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,15 +53,35 @@ class UserSplit(BaseModel):
 
 
 def _known(value: object) -> object:
-    if value == "by_user":
-        return UserSplit()
+    if isinstance(value, str):
+        value = UserSplit() if value == "by_user" else parse_split(value)
     if isinstance(value, str) and value != "leave_one_out":
-        raise ValueError(f"'{value}' is not known; leave_one_out and by_user are")
+        raise ValueError(f"'{value}' is not known; leave_one_out, by_user and global_time are")
     return value
 
 
-SplitSettings = Annotated[Literal["leave_one_out"] | UserSplit, BeforeValidator(_known)]
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    kind = value.get("kind", "by_user") if isinstance(value, dict) else getattr(value, "kind", "")
+    return str(kind)
+
+
+SplitSettings = Annotated[
+    Annotated[Literal["leave_one_out"], Tag("leave_one_out")]
+    | Annotated[UserSplit, Tag("by_user")]
+    | Annotated[TimeSplit, Tag("global_time")],
+    Discriminator(
+        _kind,
+        custom_error_type="split",
+        custom_error_message="kind is not known; by_user and global_time are",
+    ),
+    BeforeValidator(_known),
+]
 """What `evaluate: split` of a recipe may say."""
+
+
+_SPLITS: TypeAdapter[str | UserSplit | TimeSplit] = TypeAdapter(SplitSettings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +94,19 @@ class Split:
     test: Examples
 
 
-def make_split(domain: Domain, settings: str | UserSplit | Mapping[str, Any]) -> Split:
+def make_split(domain: Domain, settings: str | UserSplit | TimeSplit | Mapping[str, Any]) -> Split:
     """The split that a recipe's `evaluate: split` says, also as plain JSON."""
-    if settings == "leave_one_out":
-        return leave_one_out(domain)
-    said = UserSplit() if settings == "by_user" else UserSplit.model_validate(settings)
-    shares = [ratio / sum(said.ratios) for ratio in said.ratios]
-    return split_by_user(domain, (shares[0], shares[1], shares[2]), said.seed, said.targets)
+    try:
+        split = _SPLITS.validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WeftError(f"split {settings}: {first['msg'].removeprefix('Value error, ')}") from None
+    if isinstance(split, UserSplit):
+        shares = [ratio / sum(split.ratios) for ratio in split.ratios]
+        return split_by_user(domain, (shares[0], shares[1], shares[2]), split.seed, split.targets)
+    if isinstance(split, TimeSplit):
+        return split_globally(domain, split)
+    return leave_one_out(domain)
 
 
 def leave_one_out(domain: Domain) -> Split:
@@ -130,10 +167,45 @@ def split_by_time(domain: Domain, validation_from: int, test_from: int) -> Split
     if validation_from > test_from:
         raise WeftError("validation_from must not be after test_from")
     every = _all_targets(domain, domain.sequences.lengths)
-    time = domain.sequences.time[domain.sequences.offsets[every.user] + every.end]
-    part = np.searchsorted([validation_from, test_from], time, side="right")
+    part = np.searchsorted([validation_from, test_from], _times(every), side="right")
     train, validation, test = (every.take(np.flatnonzero(part == k)) for k in range(3))
     return Split("by_time", train, validation, test)
+
+
+def split_globally(domain: Domain, settings: TimeSplit) -> Split:
+    """`split_by_time` at the cuts of `settings`, then of each user's validation and of each user's
+    test targets every, the first or the last, without cold users or items where those are dropped.
+
+    Cold is what the training examples don't hold: a user without one, an item in none of their
+    histories and targets. A domain without times, or without a training or test target, is a
+    `WeftError`.
+    """
+    split = split_by_time(domain, *settings.cuts(domain))
+    if not len(split.train):
+        raise refuse_empty(domain, "training", settings)
+    known_users = np.zeros(len(domain.sequences), dtype=bool)
+    known_users[split.train.user] = True
+    known_items = _seen_items(split.train)
+
+    def part(examples: Examples, until: int | None) -> Examples:
+        keep = np.ones(len(examples), dtype=bool)
+        if until is not None:
+            keep &= _times(examples) < until
+        if settings.cold_users == "drop":
+            keep &= known_users[examples.user]
+        if settings.cold_items == "drop":
+            keep &= known_items[examples.targets]
+        examples = examples.take(np.flatnonzero(keep))
+        if settings.targets == "every" or not len(examples):
+            return examples
+        new = examples.user[1:] != examples.user[:-1]
+        ends = [True, *new] if settings.targets == "first" else [*new, True]
+        return examples.take(np.flatnonzero(ends))
+
+    test = part(split.test, settings.test_until)
+    if not len(test):
+        raise refuse_empty(domain, "test", settings)
+    return Split("global_time", split.train, part(split.validation, None), test)
 
 
 def sample_train(examples: Examples, n: int, seed: int = 0) -> Examples:
@@ -156,6 +228,23 @@ def sample_train(examples: Examples, n: int, seed: int = 0) -> Examples:
     turn = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     order = np.lexsort((mix(keys[rows], turn), turn))
     return examples.take(rows[order[:n]])
+
+
+def _times(examples: Examples) -> NDArray[np.int64]:
+    """[n] int64: the time of each target."""
+    sequences = examples.domain.sequences
+    time: NDArray[np.int64] = sequences.time[sequences.offsets[examples.user] + examples.end]
+    return time
+
+
+def _seen_items(train: Examples) -> NDArray[np.bool_]:
+    """[items]: which items occur in the histories and targets of training examples."""
+    sequences = train.domain.sequences
+    last = np.zeros(len(sequences), dtype=np.int64)
+    np.maximum.at(last, train.user, train.end + 1)
+    seen = np.zeros(len(train.domain.items), dtype=bool)
+    seen[sequences.item[sequences.positions < np.repeat(last, sequences.lengths)]] = True
+    return seen
 
 
 def _all_targets(domain: Domain, until: NDArray[np.int64]) -> Examples:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from weft.data.raw import Table
+from weft.data.readers.cells import as_text
 from weft.data.readers.delimited import read_table, rename
-from weft.data.readers.records import Record, as_text, read_log
+from weft.data.readers.records import Parse, Record, read_items, read_log
+from weft.data.source import Source
 
 TAG = re.compile(r"<[^<>]{1,500}>")
 SPACE = re.compile(r"\s+")
@@ -20,15 +21,30 @@ def is_ratings_table(file: Path) -> bool:
     return file.name.removesuffix(".gz").endswith(".csv")
 
 
-def read_ratings(file: Path, order: tuple[str, str, str, str]) -> Table:
+def read_ratings(source: Source, order: tuple[str, str, str, str]) -> Table:
     """A "ratings only" file: no header, four columns in this order."""
-    table = read_table(file, ",", header=False)
+    table = read_table(source.interactions, ",", header=False, drop_bad=source.bad_rows == "drop")
     return rename(table, {column: str(place) for place, column in enumerate(order, 1)})
 
 
-def read_reviews(file: Path, fields: dict[str, str], parse: Callable[[str], object]) -> Table:
+def read_reviews(source: Source, fields: dict[str, str], parse: Parse) -> Table:
     """The interactions in a file of reviews."""
-    return read_log(file, fields, (), parse)
+    if source.minimum_rating is None:
+        fields = {column: field for column, field in fields.items() if column != "rating"}
+    return read_log(source.interactions, fields, (), parse, drop_bad=source.bad_rows == "drop")
+
+
+def read_meta(source: Source, key: str, brand: str, category: str, parse: Parse) -> Table | None:
+    """The items in a file of metadata, if there is one."""
+    if source.items is None:
+        return None
+    return read_items(
+        source.items,
+        lambda record: item_row(record, key, brand, category),
+        parse,
+        drop_bad=source.bad_rows == "drop",
+        item_field=key,
+    )
 
 
 def clean(value: object) -> str:

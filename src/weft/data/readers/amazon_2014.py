@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from weft.data.raw import RawLog, Table
-from weft.data.readers.amazon import is_ratings_table, item_row, read_ratings, read_reviews
-from weft.data.readers.records import parse_literal, read_items
+from weft.data.raw import RawLog
+from weft.data.readers.amazon import is_ratings_table, read_meta, read_ratings, read_reviews
+from weft.data.readers.records import parse_literal
 from weft.data.source import Source
 
 REVIEW = {
@@ -16,12 +16,8 @@ def read_amazon_2014(source: Source) -> RawLog:
     """reviews_X.json.gz (or ratings_X.csv) and meta_X.json.gz."""
     file = source.interactions
     if is_ratings_table(file):
-        log = read_ratings(file, ("user_id", "item_id", "rating", "timestamp"))
+        log = read_ratings(source, ("user_id", "item_id", "rating", "timestamp"))
     else:
-        log = read_reviews(file, REVIEW, parse_literal)
-    items: Table | None = None
-    if source.items is not None:
-        items = read_items(
-            source.items, lambda r: item_row(r, "asin", "brand", "categories"), parse_literal
-        )
+        log = read_reviews(source, REVIEW, parse_literal)
+    items = read_meta(source, "asin", "brand", "categories", parse_literal)
     return RawLog(log, items)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from weft.data.raw import RawLog, Table
-from weft.data.readers.amazon import is_ratings_table, item_row, read_ratings, read_reviews
-from weft.data.readers.records import parse_json, read_items
+from weft.data.raw import RawLog
+from weft.data.readers.amazon import is_ratings_table, read_meta, read_ratings, read_reviews
+from weft.data.readers.records import parse_json
 from weft.data.source import Source
 
 REVIEW = {
@@ -19,12 +19,8 @@ def read_amazon_2018(source: Source) -> RawLog:
     """
     file = source.interactions
     if is_ratings_table(file):
-        log = read_ratings(file, ("item_id", "user_id", "rating", "timestamp"))
+        log = read_ratings(source, ("item_id", "user_id", "rating", "timestamp"))
     else:
-        log = read_reviews(file, REVIEW, parse_json)
-    items: Table | None = None
-    if source.items is not None:
-        items = read_items(
-            source.items, lambda r: item_row(r, "asin", "brand", "category"), parse_json
-        )
+        log = read_reviews(source, REVIEW, parse_json)
+    items = read_meta(source, "asin", "brand", "category", parse_json)
     return RawLog(log, items, repeated_items="first")

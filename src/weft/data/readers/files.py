@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from weft.errors import WeftError
 
+WINDOWS = re.compile(
+    rb"[\x80\x82-\x84\x86-\x8c\x8e\x91-\x9c\x9e\x9f]"
+)  # control characters in latin-1
 GZIP = b"\x1f\x8b"
+ENCODING = "name its encoding, such as --encoding latin-1"
 
 
 def open_binary(file: Path) -> gzip.GzipFile | None:
     """The file unzipped if its first bytes say gzip (whatever its name), else None."""
     if not file.is_file():
-        raise WeftError(
-            f"{file} {'is a folder, not a file' if file.is_dir() else 'does not exist'}"
-        )
+        what = "does not exist"
+        if file.exists():
+            what = "is a folder, not a file" if file.is_dir() else "is no regular file"
+        raise WeftError(f"{file} {what}")
     with file.open("rb") as start:
         head = start.read(2)
     if not head:
@@ -37,18 +44,80 @@ def read_all(file: Path) -> bytes:
         raise WeftError(f"{file} is a broken or truncated gzip file: {error}") from None
 
 
-def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) for every non-blank line; UTF-8."""
+def decode(file: Path, data: bytes, encoding: str | None) -> str:
+    """The text of a file's content; UTF-8 unless `encoding` says otherwise.
+
+    What is UTF-8 beyond ASCII is read so whatever `encoding` says: of two files one may be.
+    """
+    if encoding is None:
+        refuse_utf16(file, data)
+    elif is_utf8(data):
+        encoding = None
+    elif is_latin_1(encoding) and (byte := WINDOWS.search(data)):
+        line = data.count(b"\n", 0, byte.start()) + 1
+        raise WeftError(
+            f"{file}, line {line}: {encoding} has no character for the byte {byte[0].hex()}, and"
+            " Windows has one: read it with --encoding cp1252"
+        )
+    try:
+        return data.decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise WeftError(
+            f"{file}, line {line}: not {encoding or 'UTF-8'} text ({error.reason}); {ENCODING}"
+        ) from None
+    except UnicodeError as error:
+        raise WeftError(f"{file} is not {encoding or 'UTF-8'} text ({error}); {ENCODING}") from None
+
+
+def is_latin_1(encoding: str) -> bool:
+    """Is it ISO 8859-1, which people say for what Windows writes (cp1252)?"""
+    return codecs.lookup(encoding).name == "iso8859-1"
+
+
+def refuse_utf16(file: Path, data: bytes) -> None:
+    """Raise `WeftError` for what a mark at its beginning calls UTF-16."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise WeftError(f"{file} is UTF-16 text; read it with --encoding utf-16")
+
+
+def is_utf8(data: bytes) -> bool:
+    """Are there characters beyond ASCII, all in UTF-8?"""
+    if data.isascii():
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def read_lines(
+    file: Path, encoding: str | None = None, *, errors: str = "strict"
+) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its end) for every non-blank line.
+
+    UTF-8 unless `encoding` says otherwise; `errors` as in `bytes.decode`.
+    """
+    if encoding is not None:
+        for number, text in enumerate(decode(file, read_all(file), encoding).split("\n"), 1):
+            if text.strip():
+                yield number, text.strip("\r\n").removeprefix("\ufeff")
+        return
     unzipped = open_binary(file)
     number = 0
     try:
         with unzipped or file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+                if number == 1:
+                    refuse_utf16(file, line)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors).strip("\r\n")
                 if text.strip():
                     yield number, text
     except UnicodeDecodeError as error:
-        raise WeftError(f"{file}, line {number}: not UTF-8 text ({error.reason})") from None
+        raise WeftError(
+            f"{file}, line {number}: not UTF-8 text ({error.reason}); {ENCODING}"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise WeftError(
             f"{file} is a broken or truncated gzip file, after line {number}: {error}"

@@ -1,26 +1,47 @@
-"""JSON lines, plain or gzipped, with a column map."""
+"""JSON lines, or one JSON array, plain or gzipped, with a column map."""
 
 from __future__ import annotations
 
-from weft.data.raw import RawLog
+from collections.abc import Mapping
+from pathlib import Path
+
+from weft.data.column_names import LOG_COLUMNS
+from weft.data.raw import Table
 from weft.data.readers.records import Record, parse_json, read_items, read_log
-from weft.data.source import LOG_COLUMNS, Source
+from weft.data.source import Source
 
 
-def read_jsonl(source: Source) -> RawLog:
-    """Objects with user_id, item_id, timestamp; items with item_id, title and further texts."""
-    unit = source.time_unit or "s"
-    fields = {role: role for role in LOG_COLUMNS} | dict(source.columns)
-    if unit == "order":
+def read_jsonl(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
+    """Objects with user_id, item_id, timestamp, and without an items file the item's texts."""
+    fields = {role: role for role in LOG_COLUMNS} | dict(columns)
+    if source.time_unit == "order":
         del fields["timestamp"]
-    if source.items is not None:
-        log = read_log(source.interactions, fields, (), parse_json)
-        renamed = {theirs: ours for ours, theirs in source.item_columns.items()}
+    if source.minimum_rating is None:
+        del fields["rating"]
+    texts = ("title", *(c for c in columns if c not in (*LOG_COLUMNS, "title")))
+    return read_log(
+        file,
+        fields,
+        texts if source.items is None else (),
+        parse_json,
+        drop_bad=source.bad_rows == "drop",
+        encoding=source.encoding,
+    )
 
-        def row(record: Record) -> Record:
-            kept = {k: v for k, v in record.items() if k in renamed or k not in source.item_columns}
-            return {renamed.get(key, key): value for key, value in kept.items()}
 
-        return RawLog(log, read_items(source.items, row, parse_json), unit)
-    texts = ("title", *(c for c in source.columns if c not in (*LOG_COLUMNS, "title")))
-    return RawLog(read_log(source.interactions, fields, texts, parse_json), None, unit)
+def read_jsonl_items(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
+    """Objects with item_id, title and further texts."""
+    renamed = {theirs: ours for ours, theirs in columns.items()}
+
+    def row(record: Record) -> Record:
+        kept = {k: v for k, v in record.items() if k in renamed or k not in columns}
+        return {renamed.get(key, key): value for key, value in kept.items()}
+
+    return read_items(
+        file,
+        row,
+        parse_json,
+        drop_bad=source.bad_rows == "drop",
+        encoding=source.encoding,
+        item_field=columns.get("item_id", "item_id"),
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from weft.data.raw import RawLog, Table
+from weft.data.faults import refusal
+from weft.data.raw import NAMED, BadRows, RawLog, Table
 from weft.data.readers.files import read_all
 from weft.data.source import Source
-from weft.errors import WeftError
 
 YEAR = re.compile(r"\((\d{4})\)\s*$")
 
@@ -24,8 +25,9 @@ def read_movielens(source: Source) -> RawLog:
     given = source.interactions
     ratings = given / "ratings.dat" if given.is_dir() else given
     movies = source.items or ratings.with_name("movies.dat")
-    log = _fields(ratings, ("user_id", "item_id", "rating", "timestamp"))
-    return RawLog(log, _movies(_fields(movies, ("item_id", "title", "category"))))
+    drop = source.bad_rows == "drop"
+    log = _fields(ratings, ("user_id", "item_id", "rating", "timestamp"), drop)
+    return RawLog(log, _movies(_fields(movies, ("item_id", "title", "category"), drop)))
 
 
 def _movies(table: Table) -> Table:
@@ -34,10 +36,10 @@ def _movies(table: Table) -> Table:
         pl.col("category").str.replace_all("|", ", ", literal=True),
         pl.col("title").str.extract(YEAR.pattern).fill_null("").alias("year"),
     )
-    return Table(table.file, frame, table.place, table.names)
+    return replace(table, frame=frame)
 
 
-def _fields(file: Path, columns: tuple[str, ...]) -> Table:
+def _fields(file: Path, columns: tuple[str, ...], drop_bad: bool) -> Table:
     """Split every line at "::"; a title may hold "::" itself, so the last but one field may grow."""
     data = read_all(file)
     try:
@@ -48,20 +50,22 @@ def _fields(file: Path, columns: tuple[str, ...]) -> Table:
     numbered = pl.DataFrame({"line": lines}).with_row_index("number", offset=1)
     numbered = numbered.filter(pl.col("line").str.strip_chars() != "")
     parts = numbered.select("number", pl.col("line").str.split("::"))
-    wrong = parts.filter(pl.col("line").list.len() != len(columns))
-    if len(columns) == 3:  # movies
-        wrong = parts.filter(pl.col("line").list.len() < 3)
-    if wrong.height:
-        number, found = wrong.row(0)
-        raise WeftError(
-            f"{file}, line {number}: {len(found)} fields separated by '::', not {len(columns)}"
-            f" ({', '.join(columns)})"
-        )
+    size = pl.col("line").list.len()
+    is_wrong = size < 3 if len(columns) == 3 else size != len(columns)  # of movies: titles
+    sentences = [
+        f"{file}, line {number}: {len(cells)} fields separated by '::', not {len(columns)}"
+        f" ({', '.join(columns)})"
+        for number, cells in parts.filter(is_wrong).head(NAMED).rows()
+    ]
+    bad = BadRows(parts.filter(is_wrong).height, tuple(sentences))
+    if bad.count and not drop_bad:
+        raise refusal(sentences[0], bad.count)
+    parts = parts.filter(~is_wrong)
     cells = pl.col("line")
     middle = cells.list.slice(1, cells.list.len() - 2).list.join("::")
     split = [cells.list.get(i) for i in range(len(columns))]
     if len(columns) == 3:
         split = [cells.list.first(), middle, cells.list.last()]
     frame = parts.select(e.alias(c) for e, c in zip(split, columns, strict=True))
-    numbers = numbered["number"]
-    return Table(file, frame.lazy(), lambda row: f"line {numbers[row]}")
+    numbers = parts["number"]
+    return Table(file, frame.lazy(), lambda row: f"line {numbers[row]}", bad=bad)

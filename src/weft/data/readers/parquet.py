@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
 from weft.data.raw import RawLog, Table, broken
-from weft.data.readers.delimited import only_item_texts, rename
+from weft.data.readers.delimited import rename
 from weft.data.source import Source
 from weft.errors import WeftError
 
@@ -20,20 +21,9 @@ def read_pair(folder: Path) -> RawLog:
     return RawLog(_scan(folder / "interactions.parquet"), _scan(folder / "items.parquet"))
 
 
-def read_parquet(source: Source) -> RawLog:
-    """A folder with the pair, or two parquet files of any name, with a column map."""
-    unit = source.time_unit or "s"
-    if source.interactions.is_dir():
-        pair = read_pair(source.interactions)
-        log, items = pair.interactions, pair.items
-    else:
-        log, items = _scan(source.interactions), None
-    if source.items is not None:
-        items = _scan(source.items)
-    log = rename(log, source.columns)
-    if items is None:
-        return RawLog(only_item_texts(log, source.columns), None, unit)
-    return RawLog(log, rename(items, source.item_columns), unit)
+def read_parquet_file(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
+    """One parquet file of any name, with a column map."""
+    return rename(_scan(file), columns)
 
 
 def _scan(file: Path) -> Table:

@@ -7,65 +7,104 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from weft.data.raw import Table
+from weft.artifacts.documents import check_nesting, decode_json
+from weft.data.faults import refusal
+from weft.data.ids import float_ids
+from weft.data.raw import NO_BAD_ROWS, BadRows, Table
+from weft.data.readers.cells import (
+    Ids,
+    Taker,
+    Wrong,
+    as_text,
+    is_title,
+    no_title,
+    numbers,
+    plain_texts,
+    titles,
+)
 from weft.data.readers.files import read_lines
+from weft.data.readers.json_array import is_array, read_array
 from weft.errors import WeftError
 
 Record = dict[str, Any]
-Taker = Callable[[list[object], Sequence[int]], pl.Series]  # values and their lines -> a column
+Parse = Callable[[str], object]
 NEEDED = ("user_id", "item_id", "timestamp")
 CHUNK = 100_000  # rows held as Python objects before they become a frame
+SEEN = 100  # records whose fields are remembered, to name them
 
+UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+BYTE = re.compile("[\udc80-\udcff]")  # a byte that is no text
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half a character
 
 
 def parse_json(line: str) -> object:
-    return json.loads(line)
+    return decode_json(line)
 
 
 def parse_literal(line: str) -> object:
     """JSON, or a Python literal (never evaluated as code)."""
     try:
-        return json.loads(line)
-    except ValueError:
+        return decode_json(line)
+    except json.JSONDecodeError:
+        check_nesting(line)
         return ast.literal_eval(line)
 
 
 def read_log(
-    file: Path, fields: Mapping[str, str], texts: tuple[str, ...], parse: Callable[[str], object]
+    file: Path,
+    fields: Mapping[str, str],
+    texts: tuple[str, ...],
+    parse: Parse,
+    *,
+    drop_bad: bool = False,
+    encoding: str | None = None,
 ) -> Table:
     """Interactions: `fields` maps weft's column -> the record's field.
 
     user_id, item_id and timestamp must be in every record; a missing rating is an empty cell;
-    the columns of `texts` are the item's texts, a missing one is "".
+    the columns of `texts` are the item's texts, a missing one is "". A field that is a list is
+    its JSON (`lists.expand_lists` makes rows of it). `drop_bad` leaves out what can't be read.
     """
     known: dict[str, Taker] = {
-        "user_id": _Ids(), "item_id": _Ids(), "timestamp": _numbers, "rating": _numbers,
+        "user_id": Ids(), "item_id": Ids(), "timestamp": numbers, "rating": numbers,
     }  # fmt: skip
     takers = {column: taker for column, taker in known.items() if column in fields}
-    takers |= dict.fromkeys(texts, _texts)
-    return _read(file, {c: fields.get(c, c) for c in takers}, takers, parse)
+    takers |= {text: titles if text == "title" else plain_texts for text in texts}
+    source = _RecordFile(file, parse, encoding, drop_bad)
+    return _read(source, {c: fields.get(c, c) for c in takers}, takers)
 
 
 def read_items(
-    file: Path, row: Callable[[Record], Record], parse: Callable[[str], object]
+    file: Path,
+    row: Callable[[Record], Record],
+    parse: Parse,
+    *,
+    drop_bad: bool = False,
+    encoding: str | None = None,
+    item_field: str = "item_id",
 ) -> Table:
     """Items: `row` turns a record into weft's columns (`item_id` and texts) or `{}` to skip it.
 
-    The columns are those of all rows together; what a row lacks is "".
+    The columns are those of all rows together; what a row lacks is "". `item_field` is the name
+    of the id in the file.
     """
+    source = _RecordFile(file, parse, encoding, drop_bad)
     ids: list[object] = []
     lines = array("Q")
     columns: dict[str, list[str]] = {}
-    for line, record in _records(file, parse):
+    for line, record in source.records():
         cells = row(record)
         if not cells:
+            continue
+        if not is_title(cells.get("title")):
+            source.reject(line, f"field 'title' {no_title(cells['title'])}")
             continue
         ids.append(cells.pop("item_id", None))
         for column, value in cells.items():
@@ -75,76 +114,150 @@ def read_items(
         lines.append(line)
     for texts in columns.values():
         texts.extend([""] * (len(lines) - len(texts)))
-    frame = pl.DataFrame({"item_id": _take(file, "item_id", _Ids(), ids, lines), **columns})
-    return Table(file, frame.lazy(), lambda at: f"line {lines[at]}")
+    series, wrong = Ids()(ids, lines)
+    frame = pl.DataFrame({"item_id": series, **columns})
+    keep = source.settle({"item_id": wrong}, {"item_id": item_field}, lines)
+    if keep is not None:
+        frame, lines = frame.filter(keep), array("Q", pl.Series(lines).filter(keep).to_list())
+    header = ("item_id", *columns)
+    place = source.place(lines)
+    return Table(file, frame.lazy(), place, bad=source.bad, header=header)
 
 
-def as_text(value: object) -> str:
-    """A record's value as text: lists are joined with ", ", null is ""."""
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return ", ".join(text for text in map(as_text, value) if text)
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
-def _read(
-    file: Path,
-    fields: Mapping[str, str],
-    takers: Mapping[str, Taker],
-    parse: Callable[[str], object],
-) -> Table:
+def _read(source: _RecordFile, fields: Mapping[str, str], takers: Mapping[str, Taker]) -> Table:
     lines, chunks = array("Q"), list[pl.DataFrame]()
     cells: dict[str, list[object]] = {column: [] for column in takers}
     plan = [(fields[c], c in NEEDED, cells[c].append) for c in takers]
+    kept = array("Q")
 
     def flush() -> None:
-        here = lines[CHUNK * len(chunks) :]
-        chunks.append(
-            pl.DataFrame({c: _take(file, fields[c], takers[c], cells[c], here) for c in takers})
-        )
+        taken = {c: taker(cells[c], lines) for c, taker in takers.items()}
+        frame = pl.DataFrame({c: series for c, (series, _) in taken.items()})
+        keep = source.settle({c: wrong for c, (_, wrong) in taken.items()}, fields, lines)
+        chunks.append(frame if keep is None else frame.filter(keep))
+        kept.extend(lines if keep is None else pl.Series(lines).filter(keep).to_list())
+        del lines[:]
         for values in cells.values():
             values.clear()
 
-    for line, record in _records(file, parse):
-        for field, needed, append in plan:
-            if needed and field not in record:
-                there = ", ".join(map(str, record)) or "none"
-                raise WeftError(
-                    f"{file}, line {line}: there is no field '{field}' (its fields: {there})"
-                )
-            append(record.get(field))
+    for line, record in source.records():
+        lacks = next((name for name, needed, _ in plan if needed and name not in record), None)
+        if lacks is not None:
+            there = ", ".join(map(str, record)) or "none"
+            what = f"there is no field '{lacks}' (its fields: {there})"
+            if not lines and not chunks:  # the first record: another name, or another format
+                if record and all(isinstance(one, list | dict) for one in record.values()):
+                    raise WeftError(
+                        f"{source.file}: one object of columns or lists, not one of each row (its"
+                        f" fields: {there}); write an array of objects or one a line (pandas:"
+                        " orient='records')"
+                    )
+                what += "; map it with --column, or name the --format"
+            source.reject(line, what)
+            continue
+        for name, _, append in plan:
+            append(record.get(name))
         lines.append(line)
-        if len(lines) % CHUNK == 0:
+        if len(lines) == CHUNK:
             flush()
     flush()
+    if source.bad.count and not kept:
+        raise WeftError(f"{source.bad.first[0]}; all records are bad, so none is left")
     frame = pl.concat(chunks)
-    return Table(file, frame.lazy(), lambda at: f"line {lines[at]}", dict(fields))
+    return Table(
+        source.file, frame.lazy(), source.place(kept), dict(fields), source.bad,
+        header=tuple(source.fields), notes=_float_notes(source.file, takers, fields),
+    )  # fmt: skip
 
 
-def _take(
-    file: Path, field: str, taker: Taker, values: list[object], lines: Sequence[int]
-) -> pl.Series:
-    try:
-        return taker(values, lines)
-    except _WrongValueError as wrong:
-        raise WeftError(f"{file}, line {wrong.line}: field '{field}' {wrong}") from None
+def _float_notes(
+    file: Path, takers: Mapping[str, Taker], fields: Mapping[str, str]
+) -> tuple[str, ...]:
+    return tuple(
+        float_ids(file, fields[column])
+        for column, taker in takers.items()
+        if isinstance(taker, Ids) and taker.floats
+    )
 
 
-def _records(file: Path, parse: Callable[[str], object]) -> Iterator[tuple[int, Record]]:
-    for line, text in read_lines(file):
-        try:
-            record = parse(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise WeftError(f"{file}, line {line}: not a readable record ({reason})") from None
-        if SURROGATE.search(text):
-            record = _without_surrogates(record)
-        if not isinstance(record, dict):
-            raise WeftError(f"{file}, line {line}: a {type(record).__name__}, not an object")
-        yield line, record
+@dataclass
+class _RecordFile:
+    """A file of records, one a line or all in one JSON array, and what of it was left out."""
+
+    file: Path
+    parse: Parse
+    encoding: str | None
+    drop_bad: bool
+    bad: BadRows = NO_BAD_ROWS
+    fields: dict[str, None] = field(default_factory=dict)  # of the first records, in order
+    word: str = "line"
+
+    def place(self, lines: Sequence[int]) -> Callable[[int], str]:
+        return lambda at: f"{self.word} {lines[at]}"
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(line, or number in the array, from 1; record)."""
+        seen = 0
+        for line, record in self._parsed():
+            if not isinstance(record, dict):
+                self.reject(line, f"a {type(record).__name__}, not an object")
+                continue
+            if seen < SEEN:
+                seen += 1
+                self.fields.update(dict.fromkeys(map(str, record)))
+            yield line, record
+
+    def _parsed(self) -> Iterator[tuple[int, object]]:
+        if is_array(self.file, self.encoding):
+            self.word = "entry"
+            yield from enumerate(read_array(self.file, self.encoding, self.parse), 1)
+            return
+        errors = "surrogateescape" if self.drop_bad else "strict"
+        for line, text in read_lines(self.file, self.encoding, errors=errors):
+            if self.drop_bad and not text.isascii() and BYTE.search(text):
+                self.reject(line, "not UTF-8 text")
+                continue
+            try:
+                record = self.parse(text)
+            except UNREADABLE as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.reject(line, f"not a readable record ({reason}){_form(text, line)}")
+                continue
+            if SURROGATE.search(text):
+                record = _without_surrogates(record)
+            yield line, record
+
+    def reject(self, line: int, what: str) -> None:
+        """Leave a record out, or raise `WeftError`."""
+        sentence = f"{self.file}, {self.word} {line}: {what}"
+        if not self.drop_bad:
+            raise refusal(sentence)
+        self.bad = self.bad.and_one(sentence)
+
+    def settle(
+        self, wrong: Mapping[str, Wrong], fields: Mapping[str, str], lines: Sequence[int]
+    ) -> pl.Series | None:
+        """Which rows stay (None: all), after those with a value of a wrong type are rejected."""
+        rows = sorted({row for of_column in wrong.values() for row in of_column})
+        if not rows:
+            return None
+        for row in rows:
+            column = next(c for c in wrong if row in wrong[c])
+            self.reject(lines[row], f"field '{fields[column]}' {wrong[column][row]}")
+        keep = np.ones(len(lines), dtype=bool)
+        keep[rows] = False
+        return pl.Series(keep)
+
+
+def _form(text: str, line: int) -> str:
+    """What to say of the first line of a file that has another form."""
+    if line > 1:
+        return ""
+    if text.strip() in ("{", "[{", "["):
+        return "; an object must stand on one line (jq -c . FILE writes it so)"
+    if text.lstrip().startswith("{'"):
+        return "; Python's dicts are read as --format amazon-2014 alone; write them with json.dumps"
+    return ""
 
 
 def _without_surrogates(value: object) -> object:
@@ -156,74 +269,3 @@ def _without_surrogates(value: object) -> object:
     if isinstance(value, dict):
         return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
     return value
-
-
-class _WrongValueError(Exception):
-    """A value of the wrong type, and its line."""
-
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
-        self.line = line
-
-
-class _Ids:
-    """A column of ids, over all its chunks: all text, or all whole numbers (which become text)."""
-
-    def __init__(self) -> None:
-        self.kind: type | None = None
-        self.since = 0
-
-    def __call__(self, values: list[object], lines: Sequence[int]) -> pl.Series:
-        for kind in set(map(type, values)) - {NoneType}:
-            if kind not in (str, int) or kind is not (self.kind or kind):
-                break
-            if self.kind is None:
-                self.kind, self.since = kind, lines[_first(values, kind)]
-        else:
-            if self.kind is int:
-                values = [None if value is None else str(value) for value in values]
-            return pl.Series(values, dtype=pl.String)
-        raise self._wrong(values, lines)
-
-    def _wrong(self, values: list[object], lines: Sequence[int]) -> _WrongValueError:
-        kind, since = None, 0
-        if self.since < lines[0]:  # settled in an earlier chunk
-            kind, since = self.kind, self.since
-        words = {str: "text", int: "a number"}
-        for value, line in zip(values, lines, strict=True):
-            if value is None:
-                continue
-            if type(value) not in words:
-                return _WrongValueError(
-                    line, f"= {value!r} is no id; ids are text or whole numbers"
-                )
-            if kind is None:
-                kind, since = type(value), line
-            elif type(value) is not kind:
-                what = (
-                    f"= {value!r} is {words[type(value)]}, but it is {words[kind]} on line {since};"
-                    " ids must be all text or all numbers"
-                )
-                return _WrongValueError(line, what)
-        raise AssertionError("no wrong id")
-
-
-def _numbers(values: list[object], lines: Sequence[int]) -> pl.Series:
-    """Times or ratings: numbers, or texts that are read as such later.
-
-    As text, so that every chunk has one type and no digit is lost.
-    """
-    wrong = set(map(type, values)) - {NoneType, int, float, str}
-    if wrong:
-        row = min(_first(values, kind) for kind in wrong)
-        raise _WrongValueError(lines[row], f"= {values[row]!r} is not a number or a time")
-    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
-
-
-def _texts(values: list[object], lines: Sequence[int]) -> pl.Series:
-    """The item's texts."""
-    return pl.Series(list(map(as_text, values)), dtype=pl.String)
-
-
-def _first(values: list[object], kind: type) -> int:
-    return next(row for row, value in enumerate(values) if type(value) is kind)
