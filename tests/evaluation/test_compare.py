@@ -22,6 +22,7 @@ from weft.evaluation.compare import (
     summarise_seeds,
     verdict,
 )
+from weft.evaluation.result import Result
 
 
 def test_holm_by_hand() -> None:
@@ -158,6 +159,18 @@ def test_the_command_prints_tables(folders: list[str]) -> None:
         _invoke(folders[:1])
     with pytest.raises(WeftError, match="same result folder twice"):
         _invoke([folders[0], folders[0]])
+
+
+def test_other_versions_are_said(tmp_path: Path) -> None:
+    base = result([2.0] * 20)
+    other = Result(result([1.0] * 19 + [3.0]).frame, base.protocol, {"torch": "1.0", "weft": "9"})
+    Result(base.frame, base.protocol, {"torch": "2.0", "weft": "9"}).save(tmp_path / "base")
+    other.save(tmp_path / "other")
+    folders = [str(tmp_path / name) for name in ("base", "other")]
+    assert "other was measured with other versions: torch 1.0 against 2.0." in " ".join(
+        _invoke(folders).split()
+    )
+    assert json.loads(_invoke([*folders, "--json"]))["versions"]["other"]["torch"] == "1.0"
 
 
 def test_more_seeds_on_one_side_are_paired_with_as_many_on_the_other() -> None:

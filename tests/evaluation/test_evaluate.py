@@ -31,16 +31,21 @@ def scorer() -> Fixed:
 def test_ranks_agree_with_a_plain_loop(examples: Examples, scorer: Fixed) -> None:
     found = evaluate(scorer, examples, SETTINGS)
     rows = draw_candidates(examples, SETTINGS.candidates, 5)
-    by_user = {row["user_id"]: row for row in found.frame.iter_rows(named=True)}
+    frame = found.frame.with_columns(drawn=found.ranks(False), every=found.ranks(True))
+    by_user = {row["user_id"]: row for row in frame.iter_rows(named=True)}
     assert found.frame["user_id"].is_sorted()
     for user, row in zip(examples.user_ids(), rows, strict=True):
         own, others = scorer.scores[row[0]], scorer.scores[row[1:]]
         rank = 1 + (others > own).sum() + (others == own).sum() / 2
         whole = 1 + (scorer.scores > own).sum() + ((scorer.scores == own).sum() - 1) / 2
-        assert by_user[user]["rank_candidates"] == rank
-        assert by_user[user]["rank_full"] == whole
+        assert by_user[user]["drawn"] == rank
+        assert by_user[user]["above_candidates"] == (others > own).sum()
+        assert by_user[user]["level_candidates"] == (others == own).sum()
+        assert by_user[user]["every"] == whole
         assert by_user[user]["item_id"] == f"i{row[0]}"
-    assert found.metrics()["ndcg@1"] == np.mean(found.frame["rank_candidates"].to_numpy() == 1)
+    first = [1 / (1 + (scorer.scores[row[1:]] == scorer.scores[row[0]]).sum())
+             * (scorer.scores[row].max() == scorer.scores[row[0]]) for row in rows]  # fmt: skip
+    assert found.metrics()["ndcg@1"] == pytest.approx(np.mean(first))
     assert set(found.metrics()) >= {"mrr@3", "hit@10", "full/recall@10", "full/ndcg@5"}
 
 
@@ -52,8 +57,9 @@ def test_scoring_only_the_candidates_gives_the_same_ranks(
     scorer.asked.clear()
     only = evaluate(scorer, examples, SETTINGS.model_copy(update={"full": False}))
     assert [with_candidates for _, with_candidates in scorer.asked] == [True]
-    assert only.frame["rank_candidates"].equals(both.frame["rank_candidates"])
-    assert only.frame["rank_full"].null_count() == len(examples)
+    for column in ("above_candidates", "level_candidates"):
+        assert only.frame[column].equals(both.frame[column])
+    assert only.frame["above_full"].null_count() == len(examples)
     assert differences(only.protocol, both.protocol) == ["full"]
     with pytest.raises(WeftError, match="no ranks among the whole catalogue"):
         only.values("full/ndcg@1")
@@ -75,7 +81,7 @@ def test_order_and_chunks_change_nothing(
 def test_masking_history_never_masks_the_target(examples: Examples) -> None:
     scores = np.arange(120, dtype=np.float32)
     masked = evaluate(Fixed(scores), examples, SETTINGS.model_copy(update={"mask_history": True}))
-    by_user = dict(masked.frame.select("user_id", "rank_full").rows())
+    by_user = dict(zip(masked.frame["user_id"], masked.ranks(True), strict=True))
     triples = zip(examples.user_ids(), examples.histories(), examples.targets, strict=True)
     for user, history, target in triples:
         left = set(range(120)) - set(history.tolist()) | {int(target)}
@@ -100,9 +106,11 @@ def test_a_user_with_several_targets_counts_once(examples: Examples, scorer: Fix
     )
     found = evaluate(scorer, twice, SETTINGS)
     assert (found.protocol.users, found.protocol.targets) == (30, 33)
-    frame = found.frame.with_columns(value=(found.frame["rank_full"] <= 60).cast(float))
+    above, level = found.places(True).above, found.places(True).level
+    value = np.clip((60 - above) / (level + 1), 0, 1)
+    frame = found.frame.with_columns(value=value)
     means = frame.select("user_id", "value").group_by("user_id", maintain_order=True).mean()
-    assert found.values("full/hit@60").tolist() == means["value"].to_list()
+    assert found.values("full/hit@60").tolist() == pytest.approx(means["value"].to_list())
 
 
 def test_bad_scores_are_named(examples: Examples) -> None:
@@ -149,7 +157,7 @@ def test_a_broken_folder_is_named(tmp_path: Path) -> None:
     result([1, 2, 3]).save(tmp_path / "a")
     result([1, 2, 3, 4]).save(tmp_path / "b")
     (tmp_path / "b" / "ranks.parquet").replace(tmp_path / "a" / "ranks.parquet")
-    with pytest.raises(WeftError, match="are not those of"):
+    with pytest.raises(WeftError, match=r"has 4 targets, and .* says 3"):
         Result.load(tmp_path / "a")
     protocol = read_json(tmp_path / "a" / "protocol.json")
     write_json(tmp_path / "a" / "protocol.json", {**protocol, "seed": "seven"})

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from weft.data.domain import Catalogue, Domain, Examples, Sequences
 from weft.evaluation.candidates import CandidateSettings
 from weft.evaluation.protocol import Protocol
-from weft.evaluation.result import SCHEMA, Result, hash_users
+from weft.evaluation.result import Result
+from weft.evaluation.result_folder import RANK_SCHEMA, SCHEMA, hash_users
 
 
 def domain(
@@ -46,26 +47,53 @@ class Fixed:
         return self.scores[candidates]
 
 
-def result(ranks: list[float], full: list[float] | None = None, **changes: object) -> Result:
-    """A result with these ranks for the users u0, u1, …"""
+def result(
+    ranks: list[float], full: list[float] | None = None, items: int = 100_000, **changes: object
+) -> Result:
+    """A result with these ranks for the users u0, u1, …; one in halves is a tie of two."""
     n = len(ranks)
+    whole = np.array(full if full is not None else [10.0 * rank for rank in ranks])
+    drawn = np.array(ranks, dtype=np.float64)
     frame = pl.DataFrame(
         {
             "user_id": [f"u{row:04d}" for row in range(n)],
             "item_id": ["i"] * n,
             "position": [4] * n,
-            "rank_candidates": ranks,
-            "rank_full": full if full is not None else [10.0 * rank for rank in ranks],
+            "above_candidates": np.floor(drawn - 1).astype(np.int64),
+            "level_candidates": (2 * drawn % 2).astype(np.int64),
+            "above_full": np.floor(whole - 1).astype(np.int64),
+            "level_full": (2 * whole % 2).astype(np.int64),
         },
         schema=SCHEMA,
     )
+    protocol = _protocol(frame, items=items)
+    return Result(frame, protocol.model_copy(update=changes))
+
+
+def old_result(ranks: list[float], full: list[float] | None = None, **changes: object) -> Result:
+    """The same, as weft measured before it stored ties."""
+    frame = pl.DataFrame(
+        {
+            "user_id": [f"u{row:04d}" for row in range(len(ranks))],
+            "item_id": ["i"] * len(ranks),
+            "position": [4] * len(ranks),
+            "rank_candidates": ranks,
+            "rank_full": full if full is not None else [10.0 * rank for rank in ranks],
+        },
+        schema=RANK_SCHEMA,
+    )
+    protocol = _protocol(frame, ties="expected rank")
+    return Result(frame, protocol.model_copy(update=changes))
+
+
+def _protocol(frame: pl.DataFrame, **changes: object) -> Protocol:
     protocol = Protocol(
         domain="toys",
         domain_hash="d" * 32,
         split="leave_one_out",
         part="test",
-        users=n,
-        targets=n,
+        users=frame.height,
+        targets=frame.height,
         users_hash=hash_users(frame),
         candidates=CandidateSettings(),
         candidates_hash="c" * 32,
@@ -74,4 +102,4 @@ def result(ranks: list[float], full: list[float] | None = None, **changes: objec
         mask_history=False,
         at=(1, 5),
     )
-    return Result(frame, protocol.model_copy(update=changes))
+    return protocol.model_copy(update=changes)

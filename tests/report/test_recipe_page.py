@@ -11,12 +11,11 @@ import yaml
 from pydantic import BaseModel
 
 from weft.data.source import checked
-from weft.evaluation.protocol import EvaluationSettings
 from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.listwise import ListwiseSettings
 from weft.recommenders.yes_no import YesNoSettings
-from weft.systems.recipe import Branches, DomainSpec, Mall, MergeSpec, Recipe
+from weft.systems.recipe import DomainSpec, Mall, MergeSpec, Recipe, WeaveBranches, WeaveEvaluation
 from weft.text.prompt import PromptSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
@@ -28,9 +27,9 @@ BLOCKS: dict[str, type[BaseModel]] = {
     "`recommender`, listwise": ListwiseSettings,
     "`recommender`, yes_no": YesNoSettings,
     "`prompt`": PromptSettings,
-    "`branches`": Branches,
+    "`branches`": WeaveBranches,
     "`merge`": MergeSpec,
-    "`evaluate`": EvaluationSettings,
+    "`evaluate`": WeaveEvaluation,
     "`collaborative`": CollaborativeSettings,
 }
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
+from weft.artifacts.atomic import read_json
 from weft.cli.report import report as report_command
 from weft.errors import WeftError
 from weft.evaluation.compare import compare, holm
@@ -79,11 +80,17 @@ def test_the_report_is_the_same_bytes_again_and_has_no_timings(
     assert RunReport.load(tmp_path / "a" / "report.json") == report
 
 
-def test_a_wrong_report_is_named(tmp_path: Path) -> None:
+def test_a_wrong_report_is_named(report: RunReport, tmp_path: Path) -> None:
     with pytest.raises(WeftError, match=r"report\.json does not exist"):
         RunReport.load(tmp_path)
     (tmp_path / "report.json").write_text('{"title": "x", "system": "y", "domans": []}')
     with pytest.raises(WeftError, match=r"report\.json: domains: Field required"):
+        RunReport.load(tmp_path)
+    report.save(tmp_path / "a")
+    values = read_json(tmp_path / "a" / "report.json")
+    values["domains"][0]["rows"][0]["metrics"]["ndcg@1"]["mean"] = 1.7
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    with pytest.raises(WeftError, match=r"metrics\.ndcg@1\.mean: Input should be less"):
         RunReport.load(tmp_path)
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(WeftError, match="no JSON object"):
@@ -303,4 +310,4 @@ def test_how_values_are_written() -> None:
         "2 h 11 min",
     ]
     assert number(0.43041) == "0.4304"
-    assert plain("a\n b\x1b[31m\u202e") == "a b[31m"
+    assert plain("a\n b\x1b[31m\u202e") == r"a b\x1b[31m\u202e"

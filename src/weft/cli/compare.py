@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weft.cli.out import console as safe_console
+from weft.cli.out import echo_json
+
 if TYPE_CHECKING:
     from weft.evaluation.compare import Comparison, Estimate
     from weft.evaluation.result import Result
@@ -61,11 +64,11 @@ def _print_json(
     table: dict[str, list[Comparison]],
 ) -> None:
     from dataclasses import asdict
-    from json import dumps
 
     out: dict[str, Any] = {
         "baseline": baseline,
         "protocol": results[baseline].protocol.model_dump(mode="json"),
+        "versions": {name: dict(one.versions) for name, one in results.items()},
         "means": {
             name: {metric: asdict(one) for metric, one in row.items()}
             for name, row in means.items()
@@ -75,7 +78,7 @@ def _print_json(
             for name, row in table.items()
         },
     }
-    typer.echo(dumps(out, indent=2, ensure_ascii=False))
+    echo_json(out)
 
 
 def _print_tables(
@@ -84,14 +87,13 @@ def _print_tables(
     means: dict[str, dict[str, Estimate]],
     table: dict[str, list[Comparison]],
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from weft.report.format import VERDICT_STYLE, number, p_value, signed
 
     protocol = results[baseline].protocol
-    console = Console()
+    console = safe_console()
     console.print(Text(f"{protocol.domain}, {protocol.part}, {protocol.users:,} users", "bold"))
     for name, row in table.items():
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline")
@@ -109,7 +111,24 @@ def _print_tables(
             )
         console.print(Text(f"\n{name} − {baseline}"))
         console.print(grid)
+    for line in _unlike_versions(baseline, results):
+        console.print(Text(line))
     console.print(
         "Holm p: paired t-test, corrected over every comparison shown; "
         "gain and loss are those below .05."
     )
+
+
+def _unlike_versions(baseline: str, results: dict[str, Result]) -> list[str]:
+    """A sentence for each result that other versions made than the baseline's."""
+    base = results[baseline].versions
+    lines = []
+    for name, one in results.items():
+        unlike = [
+            f"{what} {one.versions[what]} against {base[what]}"
+            for what in one.versions
+            if what in base and one.versions[what] != base[what]
+        ]
+        if unlike:
+            lines.append(f"{name} was measured with other versions: {', '.join(unlike)}.")
+    return lines

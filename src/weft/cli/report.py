@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from weft.cli.out import echo
+from weft.safe_text import line
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder or its report.json.")],
@@ -25,13 +28,13 @@ def report(
         from weft.report.html import render_html
 
         render_html(loaded, html)
-        typer.echo(f"wrote {html}")
+        echo(line(f"wrote {html}"))
     if markdown is not None:
         from weft.report.markdown import render_markdown
 
         with new_file(markdown) as temporary:
             temporary.write_text(render_markdown(loaded), "utf-8")
-        typer.echo(f"wrote {markdown}")
+        echo(line(f"wrote {markdown}"))
     if html is None and markdown is None:
         from weft.report.terminal import render_terminal
 

@@ -8,11 +8,12 @@ from typing import Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from weft.data.domain import Domain, Examples
 from weft.data.draws import mix, uniform, user_keys
 from weft.errors import WeftError
+from weft.settings import StrictModel
 
 SMOOTHING = 1
 """Added to every item's count, so that an item never seen in training can still be drawn."""
@@ -21,7 +22,7 @@ _CHUNK = 8192  # examples drawn for at once; no draw depends on it
 _EXACTLY = np.array([-2])  # a number that is no proposal's: starts the stream of `_draw_exactly`
 
 
-class CandidateSettings(BaseModel):
+class CandidateSettings(StrictModel):
     """How many items are drawn beside the target, and with what probability."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +91,12 @@ class _Pool:
 def _pool(domain: Domain, settings: CandidateSettings, counts: NDArray[np.int64] | None) -> _Pool:
     titled = np.array([bool(title.strip()) for title in domain.items.titles], dtype=bool)
     items = np.flatnonzero(titled)
+    if not len(items):
+        raise WeftError(
+            f"domain '{domain.name}': none of its {len(domain.items):,} items has a title, and"
+            " candidates are items with titles; ingest it again with the column that holds them"
+            " (--column title=NAME or --item-column title=NAME)"
+        )
     group = domain.items.title_group[items]
     if len(np.unique(group)) < settings.drawn:
         raise _too_small(domain, settings.drawn, f"has {len(np.unique(group))} different titles")
@@ -190,5 +197,5 @@ def _contains(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArra
 def _too_small(domain: Domain, drawn: int, what: str) -> WeftError:
     return WeftError(
         f"the catalogue of domain '{domain.name}' is too small to draw {drawn} candidates: "
-        f"it {what}; ask for fewer with candidates.drawn"
+        f"it {what}; ask for fewer with candidates.drawn (--drawn)"
     )

@@ -229,6 +229,14 @@ def _refuse_unlike(name: str, a: Runs, other: str, b: Runs) -> None:
 
 
 def _refuse(name: str, a: Protocol, other: str, b: Protocol, but: frozenset[str]) -> None:
+    if a.ties != b.ties:
+        old, new = (name, other) if a.ties == "expected rank" else (other, name)
+        raise WeftError(
+            f"'{old}' and '{new}' can't be compared: '{old}' is of an older weft, which took a "
+            "metric at the mean rank of a tie, "
+            f"'{new}' has its mean over all orders of the tie; measure '{old}' again with this weft "
+            "(weft evaluate, or weft run with its recipe)"
+        )
     unlike = [field for field in differences(a, b) if field not in but]
     if unlike:
         pairs = [f"{field} ({getattr(a, field)} / {getattr(b, field)})" for field in unlike]

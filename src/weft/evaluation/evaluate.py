@@ -15,8 +15,9 @@ from weft.data.draws import user_keys
 from weft.errors import WeftError
 from weft.evaluation.candidates import draw_candidates
 from weft.evaluation.protocol import EvaluationSettings, Protocol
-from weft.evaluation.ranks import expected_ranks
-from weft.evaluation.result import SCHEMA, Result, hash_users
+from weft.evaluation.ranks import TargetPlaces, target_places
+from weft.evaluation.result import Result
+from weft.evaluation.result_folder import SCHEMA, hash_users
 
 MOST_SCORES = 50_000_000  # scores held at once: 200 MB of float32
 MOST_USERS = 2048  # users scored at once, so that progress shows
@@ -81,13 +82,13 @@ def _evaluate(
 ) -> list[Result]:
     if settings.candidates is None and not settings.full:
         raise WeftError("evaluate: nothing to rank; set candidates or full")
-    examples = _chosen(examples, settings)
+    examples = chosen_examples(examples, settings)
     candidates = None
     if settings.candidates is not None:
         if settings.candidates.by == "popularity" and counts is None:
             _need_leave_one_out(settings)
         candidates = draw_candidates(examples, settings.candidates, settings.seed, counts)
-    among, wholes = _ranks(scorer, examples, settings, masks, candidates, progress)
+    among, wholes = _places(scorer, examples, settings, masks, candidates, progress)
     results = []
     for mask, whole in zip(masks, wholes, strict=True):
         frame = _frame(examples, among, whole)
@@ -104,7 +105,7 @@ def _need_leave_one_out(settings: EvaluationSettings) -> None:
         )
 
 
-def _chosen(examples: Examples, settings: EvaluationSettings) -> Examples:
+def chosen_examples(examples: Examples, settings: EvaluationSettings) -> Examples:
     """All examples, or those of the `settings.users` users that the seed draws."""
     if not len(examples):
         raise WeftError(f"domain '{examples.domain.name}': no examples to evaluate")
@@ -116,20 +117,20 @@ def _chosen(examples: Examples, settings: EvaluationSettings) -> Examples:
     return examples.take(np.flatnonzero(np.isin(examples.user, drawn)))
 
 
-def _ranks(
+def _places(
     scorer: Scorer,
     examples: Examples,
     settings: EvaluationSettings,
     masks: Sequence[bool],
     candidates: NDArray[np.int32] | None,
     progress: Progress | None,
-) -> tuple[NDArray[np.float64] | None, list[NDArray[np.float64] | None]]:
-    """Ranks among the candidates, and in the catalogue for each masking: [n] float64 each."""
+) -> tuple[TargetPlaces | None, list[TargetPlaces | None]]:
+    """Each target's places among the candidates, and in the catalogue for each masking."""
     n, items = len(examples), len(examples.domain.items)
     width = items if settings.full or candidates is None else candidates.shape[1]
     step = max(1, min(MOST_USERS, MOST_SCORES // width))
-    among = None if candidates is None else np.empty(n)
-    wholes = [np.empty(n) if settings.full else None for _ in masks]
+    among = None if candidates is None else _empty(n)
+    wholes = [_empty(n) if settings.full else None for _ in masks]
     for start in range(0, n, step):
         rows = np.arange(start, min(start + step, n))
         part = examples.take(rows)
@@ -139,14 +140,22 @@ def _ranks(
         for mask, whole in zip(masks, wholes, strict=True):
             if whole is not None:
                 masked = histories if mask else None
-                whole[rows] = expected_ranks(scores, part.targets, masked)
+                _put(whole, rows, target_places(scores, part.targets, masked))
         if settings.full and drawn is not None:
             scores = np.take_along_axis(scores, drawn, axis=1)
         if among is not None:
-            among[rows] = expected_ranks(scores, np.zeros(len(rows), dtype=np.int64))
+            _put(among, rows, target_places(scores, np.zeros(len(rows), dtype=np.int64)))
         if progress is not None:
             progress(int(rows[-1]) + 1, n)
     return among, wholes
+
+
+def _empty(n: int) -> TargetPlaces:
+    return TargetPlaces(np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64))
+
+
+def _put(places: TargetPlaces, rows: NDArray[np.int64], part: TargetPlaces) -> None:
+    places.above[rows], places.level[rows] = part.above, part.level
 
 
 def _scores(
@@ -173,14 +182,17 @@ def _scores(
 
 
 def _frame(
-    examples: Examples, among: NDArray[np.float64] | None, whole: NDArray[np.float64] | None
+    examples: Examples, among: TargetPlaces | None, whole: TargetPlaces | None
 ) -> pl.DataFrame:
+    none = [None] * len(examples)
     columns = {
         "user_id": examples.user_ids(),
         "item_id": examples.domain.items.frame["item_id"].gather(examples.targets),
         "position": examples.end,
-        "rank_candidates": [None] * len(examples) if among is None else among,
-        "rank_full": [None] * len(examples) if whole is None else whole,
+        "above_candidates": none if among is None else among.above,
+        "level_candidates": none if among is None else among.level,
+        "above_full": none if whole is None else whole.above,
+        "level_full": none if whole is None else whole.level,
     }
     return pl.DataFrame(columns, schema=SCHEMA).sort("user_id", "position")
 
@@ -203,11 +215,13 @@ def _protocol(
         part=part,
         users=len(np.unique(examples.user)),
         targets=len(examples),
+        items=len(examples.domain.items),
         users_hash=hash_users(frame),
         candidates=settings.candidates,
         candidates_hash=drawn_hash,
         seed=settings.seed,
         full=settings.full,
         mask_history=bool(settings.mask_history),
+        ties=settings.ties,
         at=settings.at,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from weft.data.splits import SplitSettings
 from weft.evaluation.candidates import CandidateSettings
+from weft.settings import StrictModel
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(StrictModel):
     """The `evaluate:` block of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +25,7 @@ class EvaluationSettings(BaseModel):
     at: tuple[int, ...] = (1, 3, 5, 10)
     seed: int = 0
     users: int | None = Field(default=None, ge=1)
+    ties: Literal["expected metric"] = "expected metric"
 
     def masking(self, mask: bool) -> EvaluationSettings:
         """The same with one masking."""
@@ -37,8 +39,12 @@ class EvaluationSettings(BaseModel):
         return tuple(sorted(set(at)))
 
 
-class Protocol(BaseModel):
-    """The record that goes with every result; two results compare only if theirs agree."""
+class Protocol(StrictModel):
+    """The record that goes with every result; two results compare only if theirs agree.
+
+    `ties`: "expected metric" is the mean of the metric over all orders of a tie; "expected rank",
+    of older results, is the metric at the mean rank, which lies below it wherever many tie.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,16 +52,22 @@ class Protocol(BaseModel):
     domain_hash: str
     split: str
     part: str
-    users: int
-    targets: int
+    users: int = Field(ge=1)
+    targets: int = Field(ge=1)
+    items: int | None = Field(default=None, ge=1, description="in the catalogue; None: older")
     users_hash: str = Field(description="of every user, target and position")
     candidates: CandidateSettings | None
     candidates_hash: str | None = Field(description="of the very items drawn")
     seed: int
     full: bool
     mask_history: bool
-    ties: Literal["expected rank"] = "expected rank"
+    ties: Literal["expected metric", "expected rank"] = "expected metric"
     at: tuple[int, ...]
+
+    @property
+    def among(self) -> int | None:
+        """How many items a target is ranked among, itself included; None without candidates."""
+        return None if self.candidates is None else 1 + self.candidates.drawn
 
 
 def differences(a: Protocol, b: Protocol) -> list[str]:

@@ -1,53 +1,74 @@
-"""A result: each user's ranks, and the protocol that made them."""
+"""A result: where each user's targets stand, and the protocol that put them there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from weft.artifacts.atomic import new_directory, read_json, write_json
-from weft.artifacts.hashing import hash_json
+from weft.artifacts.stages import library_versions
 from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import Protocol
+from weft.evaluation.ranks import TargetPlaces
+from weft.evaluation.result_folder import read_result, write_result
 
-SCHEMA = {
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "position": pl.Int64,
-    "rank_candidates": pl.Float64,
-    "rank_full": pl.Float64,
-}
-RANKS, PROTOCOL = "ranks.parquet", "protocol.json"
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Looked up once: a run makes hundreds of results."""
+    return MappingProxyType(library_versions())
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """`frame`, a row per target, sorted by `user_id` and `position`.
 
-    Columns: `user_id`, `item_id` (the target), `position` (of the target in the sequence),
-    `rank_candidates` and `rank_full` (expected ranks; null where that ranking wasn't asked for).
+    Columns: `user_id`, `item_id` (the target), `position` (of the target in the sequence); then
+    of the candidates and of the whole catalogue (`_candidates`, `_full`) how many items stand
+    strictly `above` the target and how many others `level` with it; null where that ranking
+    wasn't asked for. Older results have the mean rank (`rank_…`) in their place. `versions` are
+    those of weft and the libraries that made it.
     """
 
     frame: pl.DataFrame
     protocol: Protocol
+    versions: Mapping[str, str] = field(default_factory=_versions)
+
+    def places(self, whole: bool) -> TargetPlaces:
+        """Above and level of each target, in the whole catalogue or among its candidates."""
+        if self.protocol.ties != "expected metric":
+            raise WeftError("this result is older: it holds mean ranks, and no ties")
+        above, level = (self._column(f"{name}_{_kind(whole)}") for name in ("above", "level"))
+        return TargetPlaces(above, level)
+
+    def ranks(self, whole: bool) -> NDArray[np.float64]:
+        """[targets] float64: each target's mean rank over all orders of its tie."""
+        if self.protocol.ties == "expected rank":
+            return self._column(f"rank_{_kind(whole)}")
+        return self.places(whole).mean_rank
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """[users] float64, in order of user_id: one metric, e.g. `ndcg@5`, per user.
 
-        A user with several targets counts once, with the mean over them.
+        The mean of the metric over all orders of the target's tie; of older results, at the mean
+        rank. A user with several targets counts once, with the mean over them.
         """
         whole, function, k = parse_metric(metric)
-        ranks = self.frame["rank_full" if whole else "rank_candidates"]
-        if ranks.null_count():
-            kind = "the whole catalogue" if whole else "candidates"
-            raise WeftError(f"no '{metric}' in this result: it has no ranks among {kind}")
-        values = function(ranks.to_numpy(), k)
+        try:
+            if self.protocol.ties == "expected rank":
+                values = function(self.ranks(whole), k)
+            else:
+                values = self.places(whole).expectation(function, k)
+        except _NotRankedError as error:
+            raise WeftError(f"no '{metric}' in this result: {error}") from None
         if self.protocol.users == self.protocol.targets:
             return values
         first = np.flatnonzero(
@@ -63,31 +84,27 @@ class Result:
 
     def save(self, path: Path, *, replace: bool = False) -> None:
         """Write the folder `path` in one step; equal results make equal bytes."""
-        with new_directory(Path(path), replace=replace) as folder:
-            self.frame.write_parquet(folder / RANKS, compression="zstd", statistics=True)
-            write_json(folder / PROTOCOL, self.protocol.model_dump(mode="json"))
+        write_result(Path(path), self.frame, self.protocol, self.versions, replace=replace)
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read a folder that `save` wrote, and check that ranks and protocol belong together."""
-        folder = Path(path)
-        if not (folder / PROTOCOL).is_file() or not (folder / RANKS).is_file():
-            raise WeftError(f"{folder} is no result folder: it needs {RANKS} and {PROTOCOL}")
-        try:
-            protocol = Protocol.model_validate(read_json(folder / PROTOCOL))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise WeftError(f"{folder / PROTOCOL}: {field}: {first['msg']}") from None
-        try:
-            frame = pl.read_parquet(folder / RANKS)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise WeftError(f"{folder / RANKS} can't be read: {error}") from None
-        if dict(frame.schema) != SCHEMA:
-            raise WeftError(f"{folder / RANKS} needs the columns {', '.join(SCHEMA)}")
-        if hash_users(frame) != protocol.users_hash:
-            raise WeftError(f"{folder}: the users in {RANKS} are not those of {PROTOCOL}")
-        return cls(frame, protocol)
+        """Read a folder that `save` wrote; whatever its protocol can't have made is refused."""
+        return cls(*read_result(Path(path)))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column = self.frame[name]
+        if column.null_count():
+            kind = "the whole catalogue" if name.endswith("_full") else "candidates"
+            raise _NotRankedError(f"it has no ranks among {kind}")
+        return column.to_numpy()
+
+
+class _NotRankedError(WeftError):
+    """A ranking that wasn't asked for."""
+
+
+def _kind(whole: bool) -> str:
+    return "full" if whole else "candidates"
 
 
 def metric_names(protocol: Protocol) -> list[str]:
@@ -98,9 +115,3 @@ def metric_names(protocol: Protocol) -> list[str]:
     if protocol.full:
         names += [f"full/{kind}@{k}" for kind in ("ndcg", "mrr", "recall") for k in protocol.at]
     return names
-
-
-def hash_users(frame: pl.DataFrame) -> str:
-    """A hash of who is asked and for what, whatever the order of the rows."""
-    columns = ["user_id", "item_id", "position"]
-    return hash_json(frame.select(columns).sort(columns).rows())

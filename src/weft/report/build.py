@@ -15,7 +15,8 @@ from weft.evaluation.compare import (
     summarise_seeds,
 )
 from weft.evaluation.result import Result
-from weft.report.model import Contrast, DomainReport, Estimate, Row, Spread, Versus
+from weft.report.model import Contrast, DomainReport, Estimate, Row, RowWarning, Spread, Versus
+from weft.report.serving import choose_serving, few_users
 
 HEADLINE = ("ndcg@1", "ndcg@5", "full/ndcg@10", "full/recall@10")
 """Shown first where nothing else is asked for: the first three of these that were measured."""
@@ -29,6 +30,9 @@ def domain_report(
     headline: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     contrasts: Sequence[tuple[str, str, str]] = (),
+    costs: Mapping[str, int] | None = None,
+    folders: Mapping[str, str] | None = None,
+    warnings: Mapping[str, Sequence[RowWarning]] | None = None,
 ) -> DomainReport:
     """The rows of one target domain, in the order of `results`, each against the baseline.
 
@@ -40,7 +44,12 @@ def domain_report(
 
     `contrasts` are further questions: (row, row to compare it with, what the difference tells).
     One whose rows aren't both there is left out.
+
+    With `costs` (row -> its place in the order of cost, of the rows that could be served) the row
+    to serve is chosen among them, on the first headline metric; `folders` are where their
+    recommenders lie, and a row with one of the `warnings` that spoil is left out.
     """
+    warnings = warnings or {}
     names = list(metrics) if metrics else common_metrics(results)
     shown = list(headline or [m for m in HEADLINE if m in names][:3] or names[:3])
     names = list(dict.fromkeys([*names, *shown]))
@@ -53,6 +62,7 @@ def domain_report(
             metrics={m: Estimate(**asdict(estimate(runs, m))) for m in names},
             versus={o.metric: _versus(o) for o in (*table.get(name, []), *family.get(name, []))},
             seeds=_seeds(runs, names),
+            warnings=list(warnings.get(name, [])),
         )
         for name, runs in results.items()
     ]
@@ -65,6 +75,10 @@ def domain_report(
         headline=tuple(shown),
         rows=rows,
         contrasts=_contrasts(results, contrasts, shown),
+        serving=choose_serving(protocol.domain, results, costs, folders or {}, warnings, shown[0])
+        if costs
+        else None,
+        cautions=few_users(protocol.users),
     )
 
 

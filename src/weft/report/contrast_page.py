@@ -31,7 +31,7 @@ class _Scale:
 
 _AGREE = _Scale(-1.0, 1.0, ("#b3261e", "#ffffff", "#3848b8"))  # against … for one another
 _SHARED = _Scale(0.0, 1.0, ("#ffffff", "#3848b8"))
-_CONFLICT = _Scale(0.0, 1.0, ("#ffffff", "#b3261e"))
+_CONFLICT = _Scale(0.0, 1.0, ("#3848b8", "#ffffff", "#b3261e"))  # chance, one half, is white
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _between(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
         _Map(
             "Sign conflicts",
             "Share of the elements, among those that both parts change, that they move in opposite "
-            "directions; 0.5 is what chance gives.",
+            "directions. White is 0.5, as chance gives: unrelated signs, no alarm. Red: more, the "
+            "parts undo each other; blue: fewer, they agree.",
             rows,
             columns,
             cells([row.conflicts for row in groups]),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 
 from weft.evaluation.protocol import Protocol
-from weft.report.model import Contrast, DomainReport, Estimate, Spread, Versus
+from weft.report.model import (
+    Contrast,
+    DomainReport,
+    Estimate,
+    RunReport,
+    ServingChoice,
+    Spread,
+    Versus,
+)
+from weft.safe_text import spaced
 
 VERDICT_STYLE = {"gain": "bold green", "loss": "bold red", "unclear": "dim"}
 VERDICT_MARK = {"gain": "▲", "loss": "▼", "unclear": "≈"}
-
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def number(value: float) -> str:
@@ -61,13 +67,8 @@ def metric_label(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Foreign text on one line, without control or direction characters that could disguise it."""
-    kept = (
-        character
-        for character in " ".join(text.split())
-        if character not in _BIDI and unicodedata.category(character) not in ("Cc", "Cs")
-    )
-    return "".join(kept)
+    """Foreign text on one line, with single spaces; what could act or hide is shown as its code."""
+    return spaced(text)
 
 
 def protocol_line(protocol: Protocol) -> str:
@@ -81,6 +82,79 @@ def protocol_line(protocol: Protocol) -> str:
         masked = "history masked" if protocol.mask_history else "history not masked"
         parts.append(f"whole catalogue ({masked})")
     return ", ".join(parts)
+
+
+def facts_line(domain: DomainReport) -> str:
+    """What training could know of the test targets, in a sentence or two; empty if not measured."""
+    facts = domain.facts
+    if facts is None:
+        return ""
+    if facts.earlier is None or facts.earlier_anywhere is None:
+        first = "Leakage through time is not known: the log has an order and no times."
+    elif not (facts.earlier or facts.earlier_anywhere):
+        first = "No test target lies before the last training interaction of another user."
+    else:
+        first = (
+            f"Leakage: {share(facts.earlier)} of the test targets lie before the last training "
+            "interaction of another user"
+        )
+        if facts.domains > 1:
+            first += (
+                f" ({share(facts.earlier_anywhere)} over the {facts.domains} domains trained on)"
+            )
+        first += (
+            ", so models may have learned from what came later; `split: global_time` measures "
+            "without that."
+        )
+    cold = []
+    if facts.new_items:
+        cold.append(f"{share(facts.new_items)} of the targets are items that training never saw")
+    if facts.new_users:
+        cold.append(
+            f"{share(facts.new_users)} of the targets are of users without a training target"
+        )
+    return f"{first} {'; '.join(cold)}." if cold else first
+
+
+def share(value: float) -> str:
+    """`99.2 %`; a share that is not 0 or 1 is not rounded to it."""
+    if 0 < value < 0.001:
+        return "under 0.1 %"
+    return "over 99.9 %" if 0.999 < value < 1 else f"{value:.1%}".replace("%", " %")
+
+
+def serving_head(one: ServingChoice) -> str:
+    """`serve weaverec (recommenders/toys/weaverec)`, or what to do where there is nothing."""
+    if one.row is None:
+        return "serve none of these"
+    folder = "" if one.folder is None else f" (recommenders/{one.target}/{one.folder})"
+    return f"serve {one.row}{folder}"
+
+
+def footnotes(domain: DomainReport) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The rows' marks (`†1 †2`), and what each mark says."""
+    marks: dict[str, str] = {}
+    rows: dict[str, str] = {}
+    for row in domain.rows:
+        for one in row.warnings:
+            marks.setdefault(one.text, f"†{len(marks) + 1}")
+        if row.warnings:
+            own = {one.text for one in row.warnings}
+            rows[row.name] = " ".join(mark for text, mark in marks.items() if text in own)
+    return rows, [(mark, text) for text, mark in marks.items()]
+
+
+def made_with(report: RunReport) -> str:
+    """`weft 0.1.0, python 3.11.9, …`; empty where it is not known."""
+    return ", ".join(f"{name} {number_of}" for name, number_of in report.versions.items())
+
+
+def data_line(report: RunReport) -> str:
+    """Each domain's hash and how to check it; empty where it is not known."""
+    if not report.data:
+        return ""
+    hashes = ", ".join(f"{name} {value}" for name, value in report.data.items())
+    return f"The data: {hashes}. `weft data inspect FOLDER` prints the hash of a domain's folder."
 
 
 def contrast_label(one: Contrast) -> str:

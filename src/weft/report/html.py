@@ -8,7 +8,17 @@ from typing import Any
 
 from weft.artifacts.atomic import new_file
 from weft.report.figures import common_rows, curve_lines, curve_panels, metric_bars
-from weft.report.format import metric_label, protocol_line, seconds, seeds_verdict
+from weft.report.format import (
+    data_line,
+    facts_line,
+    footnotes,
+    made_with,
+    metric_label,
+    protocol_line,
+    seconds,
+    seeds_verdict,
+    serving_head,
+)
 from weft.report.html_tables import (
     contrasts_table,
     esc,
@@ -33,14 +43,19 @@ _PRINT = (
     "addEventListener('afterprint',function(){document.querySelectorAll('.js-plotly-plot')"
     ".forEach(function(f){Plotly.relayout(f,{width:null,autosize:true})})});"
 )
+_TIES = {
+    "expected metric": "A target that ties with other items gets the mean of the metric over all "
+    "orders of the tie.",
+    "expected rank": "A target that ties with other items gets the metric at the mean rank of the "
+    "tie.",
+}
 _HOW_TO_READ = (
     "A mean is over users. A difference pairs each user's value with the same user's value "
     "under the baseline (or under the row that is named). Lines and ranges are 95 % intervals, each on its own. p is that of a paired t-test, "
     "Holm-corrected over all rows and metrics of the table shown; for the further metrics that "
     "are folded away, over all rows and all metrics. A range over seeds is from the lowest to the "
     "highest run. Gain and loss are differences with p below "
-    ".05, and a loss is negative transfer; unclear means that the users measured can't tell. "
-    "A target that ties with other items gets the mean rank of the tie."
+    ".05, and a loss is negative transfer; unclear means that the users measured can't tell."
 )
 
 
@@ -62,6 +77,7 @@ def html_page(report: RunReport) -> str:
     main = "".join(
         (
             _header(report),
+            _section(_serving(report)),
             _section(overview(report)),
             *(_section(_domain(domain, report)) for domain in report.domains),
             *(_section(_extra(one)) for one in report.tables),
@@ -69,6 +85,7 @@ def html_page(report: RunReport) -> str:
             _section(_users(report)),
             _section(_notes(report)),
             _section(_timings(report)),
+            _section(_made_with(report)),
         )
     )
     return (
@@ -76,8 +93,13 @@ def html_page(report: RunReport) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{esc(report.title)}</title><style>{style}</style>{script}</head>"
-        f"<body><main>{main}</main><footer>{_HOW_TO_READ}</footer></body></html>\n"
+        f"<body><main>{main}</main><footer>{_how_to_read(report)}</footer></body></html>\n"
     )
+
+
+def _how_to_read(report: RunReport) -> str:
+    rules = dict.fromkeys(domain.protocol.ties for domain in report.domains)
+    return " ".join([_HOW_TO_READ, *(_TIES[rule] for rule in rules)])
 
 
 def _section(content: str) -> str:
@@ -98,12 +120,35 @@ def _domain(domain: DomainReport, report: RunReport) -> str:
     return (
         f"<h2>{esc(domain.domain)}</h2><p class='protocol'>{esc(protocol_line(domain.protocol))}</p>"
         + results_table(domain, report.featured)
+        + _footnotes(domain)
         + contrasts_table(domain)
         + (f"<p class='verdict'>{esc(verdict)}</p>" if verdict else "")
+        + (f"<p class='protocol'>{esc(facts_line(domain))}</p>" if domain.facts else "")
         + _fold("Every metric and test", full_table(domain))
         + (_fold("Spread over seeds", seeds) if seeds else "")
         + _fold("Protocol", protocol_table(domain))
     )
+
+
+def _serving(report: RunReport) -> str:
+    chosen = [domain.serving for domain in report.domains if domain.serving is not None]
+    lines = "".join(
+        f"<li><b>{esc(one.target)}: {esc(serving_head(one))}.</b> {esc(one.reason)}</li>"
+        for one in chosen
+    )
+    return f"<h2>What to serve</h2><ul class='serving'>{lines}</ul>" if lines else ""
+
+
+def _footnotes(domain: DomainReport) -> str:
+    lines = [f"{mark} {text}" for mark, text in footnotes(domain)[1]] + domain.cautions
+    return "".join(f"<p class='warning'>{esc(line)}</p>" for line in lines)
+
+
+def _made_with(report: RunReport) -> str:
+    line = made_with(report)
+    if not line:
+        return ""
+    return f"<h2>Made with</h2><p class='protocol'>{esc(line)}. {esc(data_line(report))}</p>"
 
 
 def _extra(one: Table) -> str:

@@ -7,21 +7,22 @@ from html import escape
 
 from weft.report.format import (
     VERDICT_MARK,
+    footnotes,
     metric_label,
     number,
     p_value,
-    plain,
     seconds,
     seeds_range,
     signed,
     spent,
 )
 from weft.report.model import Contrast, DomainReport, Row, RunReport, Versus
+from weft.safe_text import html
 
 
 def esc(text: str) -> str:
-    """Foreign text, safe as HTML content and as an attribute in double quotes."""
-    return escape(plain(text))
+    """Foreign text, safe as HTML content and as an attribute in quotes."""
+    return html(text)
 
 
 def overview(report: RunReport) -> str:
@@ -60,7 +61,7 @@ def results_table(domain: DomainReport, featured: str) -> str:
         f"<th scope='colgroup' colspan='2'>{metric_label(metric)}</th>" for metric in metrics
     )
     under = f"<th scope='col'>mean</th><th scope='col'>− {esc(domain.baseline)}</th>" * len(metrics)
-    body = ""
+    body, marks = "", footnotes(domain)[0]
     for row in domain.rows:
         kind = {domain.baseline: "baseline", featured: "featured"}.get(row.name, "")
         about = "baseline" if row.name == domain.baseline else ""
@@ -71,8 +72,9 @@ def results_table(domain: DomainReport, featured: str) -> str:
             for metric in metrics
         )
         body += (
-            f"<tr class='{kind}'><th scope='row'>{esc(row.name)}<small>{about}</small></th>"
-            f"{cells}</tr>"
+            f"<tr class='{kind}'><th scope='row'>{esc(row.name)}"
+            + (f"<sup>{marks[row.name]}</sup>" if row.name in marks else "")
+            + f"<small>{about}</small></th>{cells}</tr>"
         )
     return (
         "<div class='scroll'><table class='results'><thead>"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
-
 from weft.report.format import (
     contrast_label,
+    data_line,
+    facts_line,
+    footnotes,
+    made_with,
     metric_label,
     number,
     p_value,
-    plain,
     protocol_line,
     seconds,
     seeds_range,
     seeds_verdict,
+    serving_head,
     signed,
     spent,
 )
 from weft.report.model import Contrast, DomainReport, Row, RunReport, Table, UserCase, Versus
+from weft.safe_text import markdown
 
 
 def render_markdown(report: RunReport) -> str:
@@ -25,20 +28,31 @@ def render_markdown(report: RunReport) -> str:
     parts = [f"# {text(report.title)}", f"System: {text(report.system)}"]
     if report.summary:
         parts.append(text(report.summary))
+    parts += _serving(report)
     parts += [_domain(domain, report.featured) for domain in report.domains]
     parts += [_extra(one) for one in report.tables]
     if report.users:
         parts += ["## What is suggested", *(_user(case) for case in report.users)]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {text(note)}" for note in report.notes)]
+    if line := made_with(report):
+        parts += ["## Made with", f"{text(line)}. {text(data_line(report))}".rstrip()]
     if report.timings:
         parts += ["## Time", _time(report.timings)]
     return "\n\n".join(parts) + "\n"
 
 
+def _serving(report: RunReport) -> list[str]:
+    chosen = [domain.serving for domain in report.domains if domain.serving is not None]
+    lines = [
+        f"- **{text(one.target)}: {text(serving_head(one))}.** {text(one.reason)}" for one in chosen
+    ]
+    return ["## What to serve", "\n".join(lines)] if lines else []
+
+
 def text(value: str) -> str:
     """Foreign text with everything that Markdown or HTML would read escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&$@])", r"\\\1", plain(value))
+    return markdown(value)
 
 
 def _domain(domain: DomainReport, featured: str) -> str:
@@ -46,20 +60,26 @@ def _domain(domain: DomainReport, featured: str) -> str:
     header = [""]
     for metric in metrics:
         header += [metric_label(metric), f"− {text(domain.baseline)}"]
+    marks, below = footnotes(domain)
     rows = [
-        [text(row.name)] + [cell for metric in metrics for cell in _cells(row, metric)]
+        [text(f"{row.name} {marks.get(row.name, '')}")]
+        + [cell for metric in metrics for cell in _cells(row, metric)]
         for row in domain.rows
     ]
     parts = [
         f"## {text(domain.domain)}",
         f"{text(protocol_line(domain.protocol))}.",
         _table(header, rows),
+        *(text(f"{mark} {said}") for mark, said in below),
+        *(text(said) for said in domain.cautions),
         "In brackets: 95 % intervals. p: paired t-test, Holm-corrected over the table.",
     ]
     if domain.contrasts:
         header = ["paired difference", *(metric_label(metric) for metric in metrics)]
         parts.append(_table(header, [_contrast(one, metrics) for one in domain.contrasts]))
     if sentence := seeds_verdict(domain, featured):
+        parts.append(text(sentence))
+    if sentence := facts_line(domain):
         parts.append(text(sentence))
     return "\n\n".join(parts)
 

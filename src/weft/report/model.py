@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.errors import WeftError
 from weft.evaluation.compare import verdict
 from weft.evaluation.protocol import Protocol
+from weft.settings import StrictModel
 
 REPORT, TIMINGS = "report.json", "timings.json"
 
 
-class _Value(BaseModel):
+class _Value(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+"""A metric's mean, a p, a share of something: between 0 and 1 within rounding."""
 
 
 class Estimate(_Value):
     """A mean over users and its 95 % interval."""
 
-    mean: float
+    mean: Share
     low: float
     high: float
 
@@ -32,9 +38,9 @@ class Versus(_Value):
     difference: float
     low: float
     high: float
-    p_t: float
-    p_wilcoxon: float
-    p_holm: float
+    p_t: Share
+    p_wilcoxon: Share
+    p_holm: Share
 
     @property
     def verdict(self) -> str:
@@ -51,6 +57,13 @@ class Spread(_Value):
     high: float
 
 
+class RowWarning(_Value):
+    """What a reader must know of a row; one that `spoils` it keeps it from being chosen."""
+
+    text: str
+    spoils: bool = True
+
+
 class Row(_Value):
     """One recommender on one target domain. The baseline has no `versus`."""
 
@@ -59,6 +72,51 @@ class Row(_Value):
     metrics: dict[str, Estimate]
     versus: dict[str, Versus] = {}
     seeds: dict[str, Spread] = {}
+    warnings: list[RowWarning] = []
+
+
+class Compared(_Value):
+    """The chosen row minus another on the metric of the choice; Holm's correction runs over all
+    pairs of rows that could be served."""
+
+    row: str
+    difference: float
+    low: float
+    high: float
+    p_holm: Share
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.difference, self.p_holm)
+
+
+class ServingChoice(_Value):
+    """Which row of a target to serve; see `evaluation.selection` for the rule.
+
+    `row` is None where every row has a warning that spoils it. `folder` is the recommender's,
+    below `recommenders/<target>`; None where there is none.
+    """
+
+    target: str
+    row: str | None
+    folder: str | None
+    reason: str
+    decided: bool
+    metric: str
+    users: int
+    compared: list[Compared] = []
+    left_out: list[str] = []  # for the warnings beside them
+
+
+class TargetFacts(_Value):
+    """What training could know of the test targets; see `evaluation.leakage.TargetFacts`."""
+
+    targets: int
+    earlier: Share | None
+    earlier_anywhere: Share | None
+    domains: int
+    new_items: Share
+    new_users: Share
 
 
 class Contrast(_Value):
@@ -82,6 +140,9 @@ class DomainReport(_Value):
     headline: tuple[str, ...]  # the metrics shown first: one family for Holm's correction
     rows: list[Row]
     contrasts: list[Contrast] = []
+    serving: ServingChoice | None = None
+    facts: TargetFacts | None = None
+    cautions: list[str] = []  # of all rows: few users, fewer examples than asked
 
     def row(self, name: str) -> Row | None:
         return next((row for row in self.rows if row.name == name), None)
@@ -134,6 +195,8 @@ class RunReport(_Value):
     users: list[UserCase] = []
     tables: list[Table] = []
     notes: list[str] = []
+    versions: dict[str, str] = {}  # of weft, Python and the libraries that made it
+    data: dict[str, str] = {}  # domain -> its hash before the recipe's filters
     timings: dict[str, float] = {}
 
     def headline_metrics(self) -> list[str]:

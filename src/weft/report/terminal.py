@@ -8,16 +8,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from weft.report.console import SafeConsole
 from weft.report.format import (
     VERDICT_MARK,
     VERDICT_STYLE,
+    data_line,
+    facts_line,
+    footnotes,
     half,
+    made_with,
     metric_label,
     number,
     plain,
     protocol_line,
     seeds_range,
     seeds_verdict,
+    serving_head,
     signed,
     spent_line,
 )
@@ -30,7 +36,7 @@ HISTORY, SUGGESTED = 4, 3  # titles shown of a user
 
 def render_terminal(report: RunReport, console: Console | None = None) -> None:
     """Print title, a table per target domain, users, notes and time."""
-    console = console or Console(highlight=False)
+    console = console or SafeConsole()
     console.print(Text(plain(report.title), "bold"), Text(f"({plain(report.system)})", "dim"))
     if report.summary:
         console.print(Text(plain(report.summary)))
@@ -44,8 +50,22 @@ def render_terminal(report: RunReport, console: Console | None = None) -> None:
         console.print(_user(case, number_of, console.width))
     for place, note in enumerate(report.notes):
         console.print(Text(("" if place else "\n") + f"· {plain(note)}", "dim"))
+    if line := made_with(report):
+        console.print(
+            Text(f"\nMade with {plain(line)}. {plain(data_line(report))}".rstrip(), "dim")
+        )
     if report.timings:
         console.print(Text(f"\nTime: {spent_line(report.timings)}", "dim"))
+    _print_serving(report, console)  # last, where the eye is
+
+
+def _print_serving(report: RunReport, console: Console) -> None:
+    chosen = [domain.serving for domain in report.domains if domain.serving is not None]
+    if chosen:
+        console.print(Text("\nWhat to serve", "bold"))
+    for one in chosen:
+        head = (f"{plain(one.target)}: {plain(serving_head(one))}. ", "bold")
+        console.print(Text.assemble(head, plain(one.reason)))
 
 
 def _legend(report: RunReport) -> str:
@@ -60,6 +80,7 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     columns = len(domain.headline)
     wide = width >= 24 + 26 * columns
     names = max(10, width - (26 if wide else 19) * columns - 2)
+    marks, told_below = footnotes(domain)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for metric in domain.headline:
@@ -68,7 +89,9 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     for row in domain.rows:
         style = {domain.baseline: "underline", featured: "bold"}.get(row.name, "")
         cells = [_cell(row, metric, wide) for metric in domain.headline]
-        table.add_row(Text(_fit(plain(row.name), names), style), *cells)
+        mark = f" {marks[row.name]}" if row.name in marks else ""
+        name = Text(_fit(plain(row.name), max(1, names - cell_len(mark))), style)
+        table.add_row(name.append(mark, "yellow"), *cells)
         if row.seeds:
             table.add_row(*_seeds_cells(row, domain.headline))
     row_before = ""
@@ -82,6 +105,8 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
         Text(f"\n{plain(domain.domain)}", "bold"),
         Text(protocol_line(domain.protocol), "dim"),
         table,
+        *(Text(f"{mark} {plain(text)}", "yellow") for mark, text in told_below),
+        *(Text(plain(text), "yellow") for text in domain.cautions),
     ]
     told = [
         f"{plain(one.row)} − {plain(one.against)}: {one.about}"
@@ -91,15 +116,17 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     parts += [Text(plain(line), "dim") for line in told]
     if sentence := seeds_verdict(domain, featured):
         parts.append(Text(sentence))
+    if sentence := facts_line(domain):
+        parts.append(Text(sentence, "dim"))
     return Group(*parts)
 
 
 def _extra(one: Extra) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, name in enumerate(one.header):
-        table.add_column(plain(name), justify="right" if place else "left", overflow="fold")
+        table.add_column(Text(plain(name)), justify="right" if place else "left", overflow="fold")
     for row in one.rows:
-        table.add_row(*(plain(cell) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     parts: list[RenderableType] = [Text(f"\n{plain(one.title)}", "bold"), table]
     return Group(*parts, *([Text(plain(one.about), "dim")] if one.about else []))
 
