@@ -252,7 +252,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         )
         for entry, value in [
             ("init_lora_weights", "lora_ga"),
-            ("fan_in_fan_out", True),
             ("use_qalora", True),
             ("use_bdlora", {"nblocks": 2}),
             ("kasa_config", {"beta": 0.1}),
@@ -263,7 +262,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     },
     "kind": (lambda p: edit(p / "adapter_config.json", peft_type="IA3"), "IA3, not LORA"),
     "config": (lambda p: (p / "adapter_config.json").write_text("{"), "not valid JSON"),
-    "no weights": (lambda p: (p / "adapter_model.safetensors").unlink(), "can't be read"),
+    "no weights": (lambda p: (p / "adapter_model.safetensors").unlink(), "does not exist"),
     "no backbone": (lambda p: (p / "weft.json").write_text("{}"), "backbone.fingerprint"),
     "rank 0": (_empty, "are empty"),
     **{
@@ -278,7 +277,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
             ("weft.json", "scaling", {"m": "2"}, r"scaling\.m: "),
             ("weft.json", "weights_hash", 3, "weights_hash: "),
             ("adapter_config.json", "lora_alpha", None, "lora_alpha: "),
-            ("adapter_config.json", "lora_alpha", math.nan, "lora_alpha: "),
             ("adapter_config.json", "r", "3", "r: "),
             ("adapter_config.json", "r", 0, "r: "),
             ("adapter_config.json", "use_rslora", "no", "use_rslora: "),
@@ -293,6 +291,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
             ("adapter_config.json", "alpha_pattern", [3], "alpha_pattern: "),
         ]
     },
+    "not finite": (
+        _says("adapter_config.json", lora_alpha=math.nan),
+        r"adapter_config\.json is not valid JSON: NaN is no finite number",
+    ),
     "config list": (
         _holds("adapter_config.json", []),
         r"adapter_config\.json holds no JSON object",

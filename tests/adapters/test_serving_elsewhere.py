@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch
 from tiny_lm import save_causal
 from typer.testing import CliRunner
 
-from weft.adapters import Adapter, Factors, LoraSettings, attach, fold, from_attached, save_adapter
+from weft.adapters import (
+    Adapter,
+    Factors,
+    LoraSettings,
+    PeftHeader,
+    TokenRows,
+    attach,
+    fold,
+    from_attached,
+    save_adapter,
+)
 from weft.adapters.vllm import vllm_problems
 from weft.backbones import load_backbone
 from weft.cli.main import app
@@ -110,8 +121,12 @@ def test_what_vllm_would_not_load(folder: Path, merged: Adapter, tmp_path: Path)
     )
     saved = Adapter(merged.factors, merged.manifest, {"model.norm.weight": torch.ones(32)})
     assert "modules_to_save" in problems(saved, tmp_path / "saved")
-    assert "trained biases" in problems(merged, tmp_path / "bias", bias="lora_only")
     name, factors = next(iter(merged.factors.items()))
+    header = PeftHeader(bias="lora_only", modules_to_save=())
+    biased = replace(merged, saved={f"{name}.bias": torch.ones(32)}, peft=header)
+    assert "trained biases" in problems(biased, tmp_path / "bias")
+    rows = {"model.embed_tokens": TokenRows((3, 1), torch.ones(2, 32))}
+    assert "trainable_token_indices" in problems(replace(merged, tokens=rows), tmp_path / "rows")
     head = Adapter({**merged.factors, "lm_head": factors}, merged.manifest)
     assert "no adapter on the module 'lm_head'" in problems(head, tmp_path / "head")
     louder = Factors(factors.a, factors.b, factors.scaling * 3)

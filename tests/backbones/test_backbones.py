@@ -84,7 +84,7 @@ def test_pickled_weights_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
     folder = copy(tiny_bert, tmp_path / "pickled")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(WeftError, match="holds no safetensors weights"):
+    with pytest.raises(WeftError, match="a pickle file can run code and is never read"):
         load_backbone(str(folder))
 
 
@@ -130,7 +130,9 @@ def test_damaged_files_are_one_sentence(tiny_bert: Path, tmp_path: Path) -> None
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         folder = copy(tiny_bert, tmp_path / file.replace(".", "-"))
         (folder / file).write_bytes((folder / file).read_bytes()[:200])
-        with pytest.raises(WeftError, match="can't be loaded as a backbone") as error:
+        with pytest.raises(
+            WeftError, match=r"can't be loaded as a backbone|is not valid JSON"
+        ) as error:
             load_backbone(str(folder))
         assert "\n" not in str(error.value)
 

@@ -12,11 +12,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_json
 from weft.errors import WeftError
+from weft.settings import StrictModel
 
 Targets = Literal["all-linear", "query-value"] | list[str]
 _HEADS = ("pooler", "lm_head", "classifier", "scorer")
@@ -24,7 +25,7 @@ _QUERY = ("query", "query_proj", "q_proj", "q_lin", "q")
 _VALUE = ("value", "value_proj", "v_proj", "v_lin", "v")
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(StrictModel):
     """Shape of the adapters. `targets` are module names or name endings, or `all-linear`, or
     `query-value`: the two projections that Hu et al. adapt, under the names that most architectures
     have for them."""

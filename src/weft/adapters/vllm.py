@@ -2,7 +2,8 @@
 
 vLLM takes one rank limit for the server, `r` and `lora_alpha` of the configuration as the scaling of
 every module, and only the linears of the attention and the MLP; it knows no modules saved
-whole, no DoRA, no trained biases, and passes over rank and alpha patterns in silence.
+whole, no rows of an embedding, no DoRA, no trained biases, and passes over rank and alpha patterns
+in silence.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def vllm_problems(folder: Path, max_lora_rank: int = 16) -> list[str]:
         limits = ", ".join(map(str, RANK_LIMITS))
         raise WeftError(f"--max-lora-rank is one of {limits}, not {max_lora_rank}")
     config: dict[str, Any] = read_json(folder / CONFIG)
-    adapter = load_adapter(folder, lazy=True)
+    adapter = load_adapter(folder, lazy=True, backbone="(not named)")
     said: list[str] = []
     ranks = [shape.rank for shape in adapter.shapes.values()]
     rank = max([*ranks, int(config.get("r", 0))])
@@ -38,8 +39,13 @@ def vllm_problems(folder: Path, max_lora_rank: int = 16) -> list[str]:
             f"its rank is {rank}, above the limit of {max_lora_rank}: {way}cut it with "
             f"weft merge --rank {max_lora_rank}"
         )
-    if config.get("modules_to_save") or adapter.saved:
+    if config.get("modules_to_save") or set(adapter.saved) - set(adapter.biases):
         said.append("it saves modules whole (modules_to_save), which vLLM does not load")
+    if adapter.tokens:
+        said.append(
+            "it trained rows of an embedding (trainable_token_indices), which vLLM does not load: "
+            "fold it into its backbone with weft fold"
+        )
     if config.get("use_dora"):
         said.append("it is a DoRA adapter, which vLLM does not load")
     if config.get("bias", "none") != "none":

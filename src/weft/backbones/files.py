@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,24 +24,47 @@ COMPANIONS = (
     "added_tokens.json",
     "chat_template.json",
     "chat_template.jinja",
-    "vocab.json",
-    "vocab.txt",
-    "vocab.bpe",
+    "chat_templates/*.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.*",
+    "vocabulary.json",
     "merges.txt",
     "bpe.codes",
+    "bpe.model",
+    "dict.txt",
+    "normalizer.json",
+    "source.spm",
+    "target.spm",
     "tokenizer.model",
+    "tokenizer.model.v*",
     "spiece.model",
     "spm.model",
     "sentencepiece.model",
     "sentencepiece.bpe.model",
+    "tekken.json",
+    "*.tiktoken",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "processor_config.json",
+    "image_processor_config.json",
+    "feature_extractor_config.json",
+    "audio_tokenizer_config.json",
     "modules.json",
+    "sentence_*_config.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )
-"""Files beside the weights that a copy of the model needs; never code."""
+"""Files beside the weights that a copy of the model needs, as shell patterns; never code."""
+
+
+def check_documents(folder: Path) -> None:
+    """A `WeftError` for a JSON file of a model's folder that is broken, or costly to parse; before
+    a library reads it that has no such bounds."""
+    for pattern in (*COMPANIONS, INDEX):
+        for path in folder.glob(pattern):
+            if path.suffix == ".json":
+                read_json(path)
 
 
 def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
@@ -64,9 +88,22 @@ def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
     config = read_json(folder / CONFIG)
     dtypes = {p.dtype for p in model.parameters()}
     if isinstance(config, dict) and len(dtypes) == 1:
-        said = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-        kind = str(dtypes.pop()).removeprefix("torch.")
-        write_json(folder / CONFIG, config | dict.fromkeys(said, kind))
+        write_json(folder / CONFIG, with_dtype(config, str(dtypes.pop()).removeprefix("torch.")))
+
+
+def with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with that dtype where it states one, also for the parts of a model of
+    several."""
+    changed = {
+        key: with_dtype(value, name) if key.endswith("_config") and _states_dtype(value) else value
+        for key, value in config.items()
+    }
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    return changed | dict.fromkeys(keys, name)
+
+
+def _states_dtype(value: Any) -> bool:
+    return isinstance(value, dict) and ("dtype" in value or "torch_dtype" in value)
 
 
 def tensor_names(folder: Path) -> list[str]:
@@ -92,8 +129,10 @@ def parameters_of(names: Iterable[str], model: nn.Module) -> dict[str, str]:
 
 
 def copy_files(source: Path, folder: Path) -> None:
-    """Configuration, tokenizer and the index of weights, where there are any."""
-    for name in (*COMPANIONS, INDEX):
-        if (source / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+    """Configuration, tokenizer and the index of weights, where there are any. Code that is left out
+    is not told: a model that needs it was not loaded in the first place."""
+    from weft.backbones.companions import companions_of, copy_beside
+
+    copy_beside(companions_of(source), folder, tell=False)
+    if (source / INDEX).is_file():
+        shutil.copyfile(source / INDEX, folder / INDEX)

