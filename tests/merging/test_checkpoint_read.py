@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import b3sum
 
+from weft.artifacts.pickles import pickle_advice
 from weft.errors import WeftError
 from weft.merging.checkpoint import open_checkpoint
 
@@ -112,7 +113,7 @@ def test_what_config_json_says(tmp_path: Path) -> None:
     with open_checkpoint(folder) as source:
         assert source.tied
     (folder / "config.json").write_text("{,}")
-    assert refused(folder) == "/x/config.json: what it holds is not valid JSON"
+    assert refused(folder).startswith("/x/config.json is not valid JSON: ")
     (folder / "config.json").write_text("[]")
     assert refused(folder) == "/x/config.json holds no JSON object"
 
@@ -176,7 +177,7 @@ NO_CHECKPOINTS: list[tuple[Callable[[Path], None], str]] = [
     (make_adapter, "/x is an adapter, not a checkpoint"),
     (
         make_pickle,
-        "/x has no safetensors weights, only pytorch_model.bin: a pickle file is never read",
+        pickle_advice(Path("/x"), ["pytorch_model.bin"], "model.safetensors"),
     ),
     (lambda folder: folder.rmdir(), "/x does not exist"),
 ]

@@ -231,7 +231,17 @@ def test_hints_are_said_only_where_the_numbers_support_them() -> None:
     assert "Norms differ 8.0×: b dominates a" in loud
     against = said(a, scaled(-1.0, label="b"))
     assert "a and b pull against each other (cosine -1.000)" in against
-    assert "Signs conflict in 100% of the elements" in against and "(chance: 50%)" in against
+    assert "Signs conflict in 100% of the elements" in against
+    assert "more than chance gives (50%)" in against
+    unrelated = said(a, scaled(1.0, seed=9, label="b"))
+    assert "as chance gives (50%): the parts' signs are unrelated" in unrelated
+    assert "undo" not in unrelated
+    three = contrast_checkpoints(
+        [a, scaled(1.0, seed=9, label="b"), scaled(1.0, seed=20, label="c")], checkpoint("base", 0)
+    )
+    assert three.chance_conflict == 0.75
+    assert three.to_json()["chance_conflict"] == {"pair": 0.5, "any": 0.75}
+    assert "as chance gives (75%)" in " ".join(hints(three))
     nothing = said(a, scaled(1.0, label="b", keep=0.8))
     assert "nearly" not in nothing and "against" not in nothing and "Norms" not in nothing
 

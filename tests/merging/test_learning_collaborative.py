@@ -211,7 +211,7 @@ def test_no_interaction_can_be_given() -> None:
     taken = set(inspect.signature(learn_collaborative).parameters)
     assert taken == {
         "parts", "catalogues", "recommender", "settings", "base", "backbone", "labels", "seed",
-        "popularity", "precision", "device", "cache", "checkpoints", "report",
+        "union", "one_backbone", "tokenizer", "popularity", "precision", "device", "cache", "checkpoints", "report",
     }  # fmt: skip
     assert set(Catalogue.__dataclass_fields__) == {"frame"}
 

@@ -25,7 +25,9 @@ def scoring(seed: int, said: Any) -> Adapter:
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 99), st.integers(1, 4), st.floats(-2, 2)), min_size=1, max_size=4
+        st.tuples(st.integers(0, 99), st.integers(1, 4), st.floats(-2, 2, allow_subnormal=False)),
+        min_size=1,
+        max_size=4,
     )
 )
 def test_delta_space_is_the_weighted_sum_of_products(chosen: list[tuple[int, int, float]]) -> None:
@@ -33,8 +35,9 @@ def test_delta_space_is_the_weighted_sum_of_products(chosen: list[tuple[int, int
     weights = [weight for _, _, weight in chosen]
     merged = merge_adapters(parts, weights=weights, space="delta")
     for module in MODULES:
-        kept = [rank for _, rank, weight in chosen if weight] or [chosen[0][1]]
-        assert merged.factors[module].rank == sum(kept)
+        kept = [rank for _, rank, weight in chosen if weight]
+        of_zero = {rank for _, rank, _ in chosen}  # where nothing counts: that of any part
+        assert merged.factors[module].rank in ({sum(kept)} if kept else of_zero)
         expected = summed(parts, weights, module).float()
         torch.testing.assert_close(merged.factors[module].delta(), expected, rtol=1e-4, atol=1e-5)
 
@@ -89,6 +92,7 @@ def test_the_manifest_says_what_was_merged() -> None:
         "space": "delta",
         "weights": [0.5, 0.5],
         "labels": ["part 1", "part 2"],
+        "written": {"rank": 4, "modules": 2},
     }
     assert manifest["parents"] == [part.weights_hash for part in parts]
     assert manifest["domains"] == ["d1", "d2"] and "recommender" not in manifest

@@ -250,12 +250,14 @@ def test_knots_with_a_sum_is_that_sum_and_of_equal_parts_that_part() -> None:
 
 def test_every_method_of_the_registry_merges_adapters_by_name() -> None:
     """And what it says of itself is in the manifest, as plain JSON values."""
-    for name in METHODS:
-        parts = parts_of(2, 3)
+    for name, method in METHODS.items():
+        if method.checkpoints_only:
+            continue
+        parts = parts_of(2, 3)[: 1 if method.takes == "1" else 2]
         made = merge_adapters(parts, name)
         recipe = made.manifest["merge"]
         assert recipe["method"] == name and json.loads(json.dumps(recipe)) == recipe
-        assert recipe["weights"] == make_method(name).default_weights(2)
+        assert recipe["weights"] == make_method(name).default_weights(len(parts))
         again = merge_adapters(parts, {"name": name, **recipe.get("settings", {})})
         assert made.weights_hash == again.weights_hash
 

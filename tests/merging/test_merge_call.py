@@ -158,7 +158,7 @@ def test_labels_are_folder_names_as_long_as_it_takes(tmp_path: Path) -> None:
         ({"labels": ["x", "x"]}, "two parts are named 'x'"),
         ({"labels": ["x"]}, "2 parts need 2 names, not 1"),
         ({"parts": [adapter(1), adapter(2)], "base": tensors(1)}, "adapters are differences"),
-        ({"parts": [adapter(1), adapter(2)], "dtype": "float16"}, "dtype is for checkpoints"),
+        ({"parts": [adapter(1), adapter(2)], "dtype": "float64"}, "factors are stored as float32"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(arguments: dict[str, Any], words: str) -> None:
@@ -173,3 +173,63 @@ def test_checkpoints_need_an_out_and_a_new_one(tmp_path: Path) -> None:
         merge(parts)
     with pytest.raises(WeftError, match="exists already"):
         merge(parts, out=tmp_path / "m0")
+
+
+def test_parts_have_options_of_their_own_in_python_and_in_recipes(tmp_path: Path) -> None:
+    base, one, other = (
+        {f"layers.{i}.x": torch.arange(1.0, 9.0) * scale for i in range(2)}
+        for scale in (0.0, 1.0, -2.0)
+    )
+    method = {"name": "magnitude_prune", "keep": "exact"}
+    options: list[dict[str, Any]] = [{"density": [0.25, 0.5]}, {}]
+    found = merge([one, other], method, [1.0, 1.0], base=base, options=options)
+    assert isinstance(found, dict)
+    # 2 and 4 entries of the first, and int(.2 · 8) = 1 of the second, the method's own
+    assert found["layers.0.x"].tolist() == [0, 0, 0, 0, 0, 0, 7, -8]
+    assert found["layers.1.x"].tolist() == [0, 0, 0, 0, 5, 6, 7, -8]
+    for name, model in (("base", base), ("one", one), ("other", other)):
+        save_file(model, tmp_path / f"{name}.safetensors")
+    recipe = {
+        "method": method,
+        "base": "base.safetensors",
+        "parts": [
+            {"path": "one.safetensors", "weight": 1, "density": [0.25, 0.5]},
+            {"path": "other.safetensors", "weight": 1},
+        ],
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    for source, out in ((tmp_path / "r.yaml", "out"), (tmp_path / "out" / "weft.json", "again")):
+        run_merge(plan_recipe(load_merge_recipe(source)), tmp_path / out)
+        written = load_file(tmp_path / out / "model.safetensors")
+        assert all(torch.equal(written[name], found[name]) for name in found)
+    for options, words in (
+        ([{"gamma": 0.1}, {}], "has no gamma of single parts"),
+        ([{"density": 1.5}, {}], "density must lie between 0 and 1, not 1.5"),
+        ([{}], "2 parts need 2 sets of options, not 1"),
+    ):
+        with pytest.raises(WeftError, match=words):
+            merge([one, other], method, base=base, options=options)
+
+
+def test_task_vectors_can_be_rounded_before_they_are_ranked() -> None:
+    base = {"x": torch.tensor([1.0, 1.0])}
+    part = {"x": torch.tensor([1.0 + 2**-9, 1.0 + 2**-7])}
+    found = merge([part], {"name": "task_arithmetic"}, [1.0], base=base, round_to="bfloat16")
+    assert isinstance(found, dict) and found["x"].tolist() == [1.0, 1.0 + 2**-7]
+    with pytest.raises(WeftError, match="round_to is for checkpoints"):
+        merge([adapter(1)], round_to="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "said"),
+    [
+        ("linear", [1.0, 1.0], "the weights sum to 2, so every tensor is 2 times a mean"),
+        ("linear", [0.0, 0.0], "the weights sum to 0"),
+        ("linear", [0.7, 0.3], ""),
+        ({"name": "linear", "normalize": True}, [1.0, 1.0], ""),
+        ("karcher", [1.0, 1.0], ""),
+    ],
+)
+def test_a_sum_that_is_no_mean_is_said(method: Any, weights: list[float], said: str) -> None:
+    notes = " ".join(plan_merge([tensors(1), tensors(2)], method, weights).notes)
+    assert notes.startswith(said) and bool(notes) == bool(said)

@@ -6,129 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from mergekit_made import CONSENSUS, LAYERS, NAMES, read, table, two
 
 from weft.errors import WeftError
-from weft.merging.mergekit import translate
-from weft.merging.methods import make_method
 from weft.merging.recipe import MergeRecipe, load_merge_recipe
 from weft.merging.weights import resolve_weights
-
-LAYERS = 4
-NAMES = [
-    "model.embed_tokens.weight",
-    *(f"model.layers.{i}.{m}.weight" for i in range(LAYERS) for m in ("mlp.up", "self_attn.q")),
-    "model.norm.weight",
-    "lm_head.weight",
-]
-
-
-def read(text: str) -> tuple[MergeRecipe, list[str]]:
-    said: list[str] = []
-    recipe = translate(yaml.safe_load(text), said.append)
-    make_method(recipe.method)  # weft has what it is told
-    return recipe, said
-
-
-def table(recipe: MergeRecipe) -> dict[str, list[float]]:
-    weights = resolve_weights(recipe.weights or [], NAMES)
-    return {name: weights(name) for name in NAMES}
-
-
-def two(method: str, parameters: str = "", own: str = "weight: 0.5", more: str = "") -> str:
-    return f"""
-        merge_method: {method}
-        base_model: base
-        models:
-          - {{model: base}}
-          - {{model: a, parameters: {{{own}}}}}
-          - {{model: b, parameters: {{{own}}}}}
-        parameters: {{{parameters}}}
-        {more}
-    """
-
-
-SUM = {"name": "task_arithmetic", "scale": 1.0}
-CONSENSUS = {
-    "name": "ties",
-    "density": 1.0,
-    "trim": "tensor",
-    "elect": "weighted",
-    "zeros": "positive",
-    "normalize": False,
-    "scale": 1.0,
-}
-
-
-@pytest.mark.parametrize(
-    ("text", "method"),
-    [
-        (two("task_arithmetic"), SUM),
-        (two("task_arithmetic", "lambda: 0.7"), SUM | {"scale": 0.7}),
-        (two("task_arithmetic", "normalize: true"), {"name": "linear", "normalize": True}),
-        (
-            two("ties", own="weight: 0.5, density: 0.3"),
-            CONSENSUS | {"density": 0.3, "normalize": True},
-        ),
-        (
-            two("ties", "density: 0.3, normalize: false, lambda: 2"),
-            CONSENSUS | {"density": 0.3, "scale": 2},
-        ),
-        (
-            two("dare_ties", "density: 0.53"),
-            {"name": "dare", "drop_rate": 0.47, "rescale": "l1", "then": CONSENSUS},
-        ),
-        (
-            two("dare_linear", "density: 0.5, rescale: false"),
-            {"name": "dare", "drop_rate": 0.5, "rescale": "none", "then": SUM},
-        ),
-        (two("dare_linear"), SUM),  # density 1: nothing is dropped
-        (
-            two("della", "density: 0.5, epsilon: 0.1"),
-            {
-                "name": "della",
-                "drop_rate": 0.5,
-                "window": 0.2,
-                "rescale": "l1",
-                "then": CONSENSUS | {"normalize": True},
-            },
-        ),
-        (
-            two("della_linear", "density: 0.5"),
-            {"name": "della", "drop_rate": 0.5, "window": 0.3, "rescale": "l1", "then": SUM},
-        ),
-        (
-            two("breadcrumbs", "density: 0.9, gamma: 0.02"),
-            {"name": "breadcrumbs", "density": 0.9, "gamma": 0.02, "trim": "tensor", "then": SUM},
-        ),
-        (
-            two("breadcrumbs_ties", "density: 0.995"),
-            {
-                "name": "breadcrumbs",
-                "density": 0.995,
-                "gamma": 0.005,
-                "trim": "tensor",
-                "then": CONSENSUS,
-            },
-        ),
-    ],
-)
-def test_methods_on_task_vectors(text: str, method: dict[str, Any]) -> None:
-    recipe, said = read(text)
-    assert recipe.method == method and said == []
-    assert [part.path for part in recipe.parts] == ["a", "b"]  # the base has no task vector
-    assert recipe.weights == [0.5, 0.5] and recipe.base == "base"
-
-
-def test_methods_without_weights() -> None:
-    stock, _ = read(two("model_stock", own=""))
-    assert stock.method == {"name": "model_stock", "filter_wise": False}
-    assert stock.weights is None and stock.base == "base" and len(stock.parts) == 2
-    sce, _ = read(two("sce", "select_topk: 0.1", own=""))
-    assert sce.method == {"name": "sce", "density": 0.1, "among": "changed"}
-    karcher, _ = read("{merge_method: karcher, models: [{model: a}, {model: b}, {model: c}]}")
-    assert karcher.method == {"name": "karcher", "iterations": 10, "tolerance": 1e-5}
-    assert karcher.base is None and len(karcher.parts) == 3
 
 
 def test_linear_averages_unless_it_says_otherwise() -> None:
@@ -216,7 +98,7 @@ def test_slices_that_cover_every_layer_in_order_are_layer_rules() -> None:
         [1, 1],
     ]
     assert found["model.embed_tokens.weight"] == [1, 0]  # of the first slice
-    assert found["lm_head.weight"] == [1, 1]  # of the last
+    assert found["lm_head.weight"] == [0, 0]  # of the last slice, the gradient's first number
 
 
 def test_slices_that_leave_layers_out_do_not_fit_the_model() -> None:
@@ -242,35 +124,79 @@ def test_what_has_no_effect_is_told() -> None:
     more = "tokenizer_source: base\n        chat_template: auto"
     recipe, said = read(two("ties", "density: 1, int8_mask: true, t: 1", more=more))
     assert recipe.method == CONSENSUS | {"normalize": True}
+    assert recipe.tokenizer is not None and recipe.tokenizer.source == "base"
     assert said == [
-        "the tokenizer's source has no effect: the first model's files are copied",
         "chat_template has no effect: the first model's files are copied",
-        "'int8_mask' has no effect",
+        "'int8_mask' has no effect: it only saves mergekit memory",
         "'t' has no effect: ties has no such parameter",
     ]
 
 
-STACK = """
-    merge_method: passthrough
-    slices:
-      - sources: [{model: a, layer_range: [0, 3]}]
-      - sources: [{model: %s, layer_range: [%d, 4]}]
-"""
+TOKENIZERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("ties", "tokenizer_source: union", {"source": "union"}),
+    ("ties", "tokenizer_source: a", {"source": "a"}),
+    ("ties", "tokenizer: {}", {"source": "union"}),
+    ("linear", "tokenizer: {source: base}", {"source": "base"}),
+    (
+        "ties",
+        """tokenizer:
+          source: base
+          pad_to_multiple_of: 64
+          tokens:
+            x: {source: {model: {path: a}}, force: true}
+            y: {source: {kind: model_token, model: {model: {path: b}}, token_id: 7}}
+            z: {source: {kind: zero}}""",
+        {
+            "source": "base",
+            "pad_to_multiple_of": 64,
+            "tokens": {
+                "x": {"source": "a", "force": True},
+                "y": {"source": {"model": "b", "token_id": 7}},
+                "z": {"source": {"kind": "zero"}},
+            },
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "more", "rules"), TOKENIZERS)
+def test_the_vocabulary_of_the_output(method: str, more: str, rules: dict[str, Any]) -> None:
+    text = two(method, "weight: 1", more=more)
+    if method == "linear":
+        text = text.replace("base_model: base", "")
+    recipe, _ = read(text)
+    assert recipe.tokenizer is not None
+    assert recipe.tokenizer == type(recipe.tokenizer).model_validate(rules)
+
+
+def test_a_base_model_among_the_models_of_linear_gives_the_rows_of_missing_tokens() -> None:
+    text = two("linear", "weight: 1", more="tokenizer_source: union").replace(
+        "base_model: base", "base_model: b"
+    )
+    recipe, _ = read(text)
+    assert recipe.tokenizer is not None
+    assert (recipe.tokenizer.source, recipe.tokenizer.base) == ("union", "b")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (STACK % ("a", 2), "layer stacking is not merging: slice 2 would put layers 2 to 3 of 'a'"),
-        (STACK % ("b", 3), "layer stacking is not merging: slice 2 has other models"),
-        (two("nuslerp"), "merge_method 'nuslerp' is one of mergekit's that weft has not; these"),
-        (two("tise"), "merge_method 'tise' is not known; these work: breadcrumbs, "),
+        (two("tise"), "merge_method 'tise' is not known; these work: arcee_fusion, "),
+        (two("core_space"), "is one of mergekit's that weft has not"),
         (two("ties", own=""), "mergekit's ties needs a weight for 'a'"),
-        (two("ties", "density: [1, 0.5]"), "but weft takes one density for all layers and tensors"),
+        (two("ties", "lambda: [1, 0.5]"), "but weft takes one lambda for all layers and tensors"),
+        (
+            two("nearswap", "t: 0.1", own=""),
+            "nearswap takes one model beside the base_model, not 2",
+        ),
+        (
+            two("nuslerp", own="weight: 1").replace("{model: a, parameters: {weight: 1}}", "a"),
+            "models",
+        ),
         (two("slerp", "t: 0.5"), "slerp goes from base_model to one other model"),
-        (two("ties", "rescale: true"), "weft's ties does not rescale"),
-        (two("ties", more="tokenizer_source: union"), "weft can't change a vocabulary"),
-        (two("ties", more="tokenizer: {tokens: {x: {source: a}}}"), "tokenizer.tokens: weft can't"),
+        (two("ties", more="tokenizer: {tokens: [x]}"), "tokenizer.tokens is no mapping"),
+        (two("ties", more="tokenizer: {tokens: {x: {forced: true}}}"), "forced: Extra inputs"),
+        (two("ties", more="tokenizer: {source: {lora: a}}"), "weft knows only a path, not lora"),
         (two("ties", more="modles: []"), "modles: Extra inputs are not permitted"),
         (two("ties", more="dtype: float8"), "dtype: Input should be 'float32'"),
         ("{merge_method: ties, models: [{model: a}]}", "needs a base_model"),
@@ -288,16 +214,84 @@ def test_what_weft_does_not_do_is_refused_by_name(text: str, words: str) -> None
     assert words in str(refused.value)
 
 
-def test_a_setting_that_differs_between_models_is_refused() -> None:
-    text = """
+def own(recipe: MergeRecipe, option: str) -> dict[str, list[float]]:
+    """An option of single parts by tensor."""
+    specs = [part.options[option] for part in recipe.parts]
+    found = resolve_weights(specs, NAMES, what=option)
+    return {name: found(name) for name in NAMES}
+
+
+def test_densities_and_weights_are_each_models_own() -> None:
+    """As in mergekit's example of TIES."""
+    recipe, _ = read("""
+        models:
+          - {model: a, parameters: {density: [1, 0.7, 0.1], weight: 1.0}}
+          - {model: b, parameters: {density: 0.5, weight: [0, 0.3, 0.7, 1]}}
+          - model: c
+            parameters:
+              density: 0.33
+              weight:
+                - {filter: mlp, value: 0.5}
+                - value: 0
         merge_method: ties
         base_model: base
+        parameters: {normalize: true, int8_mask: true}
+        dtype: float16
+    """)
+    assert recipe.method == CONSENSUS | {"keep": "exact", "normalize": True, "votes": "float16"}
+    assert recipe.round_to == recipe.dtype == "float16"
+    density, weight = own(recipe, "density"), table(recipe)
+    attention = [f"model.layers.{i}.self_attn.q.weight" for i in range(LAYERS)]
+    assert [density[n][0] for n in attention] == pytest.approx([1, 0.8, 0.5, 0.1])
+    assert [weight[n][1] for n in attention] == pytest.approx([0, 0.3, 0.7, 1])
+    assert density[attention[2]][1:] == [0.5, 0.33]
+    assert weight["model.layers.2.mlp.up.weight"][2] == 0.5 and weight[attention[2]][2] == 0
+    # mergekit gives all that lies outside the layers a gradient's first number.
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert density[name][0] == 1 and weight[name][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "values"),
+    [
+        ("merge_method: dare_ties", "drop_rate", [0.5, 0.3]),
+        ("merge_method: della", "drop_rate", [0.5, 0.3]),
+        ("merge_method: breadcrumbs", "density", [0.5, 0.7]),
+    ],
+)
+def test_every_sparse_method_has_densities_of_its_models(
+    text: str, option: str, values: list[float]
+) -> None:
+    recipe, _ = read(f"""
+        {text}
+        base_model: base
         models:
-          - {model: a, parameters: {weight: 1, density: 0.5}}
-          - {model: b, parameters: {weight: 1, density: 0.7}}
-    """
-    with pytest.raises(WeftError, match=r"density differs \(0\.5, 0\.7\)"):
-        read(text)
+          - {{model: a, parameters: {{weight: 1, density: 0.5}}}}
+          - {{model: b, parameters: {{weight: 1, density: 0.7}}}}
+    """)
+    assert own(recipe, option)["lm_head.weight"] == values
+
+
+def test_epsilon_and_gamma_of_single_models() -> None:
+    text = two("della", "density: 0.5", own="weight: 1").replace("a, parameters: {weight: 1}",
+                                                                 "a, parameters: {weight: 1, epsilon: 0.2}")  # fmt: skip
+    assert own(read(text)[0], "window")["lm_head.weight"] == [0.4, 0.3]
+    text = two("breadcrumbs", "density: 0.9", own="weight: 1").replace("a, parameters: {weight: 1}",
+                                                                       "a, parameters: {weight: 1, gamma: 0.05}")  # fmt: skip
+    assert own(read(text)[0], "gamma")["lm_head.weight"] == [0.05, 0.01]
+
+
+def test_a_base_that_a_method_does_not_know_is_one_of_the_models() -> None:
+    recipe, _ = read(two("karcher", own="").replace("- {model: base}", ""))
+    assert [part.path for part in recipe.parts] == ["a", "b", "base"] and recipe.base is None
+    with pytest.raises(WeftError, match="mergekit's linear needs a weight for 'base'"):
+        read(two("linear"))
+
+
+def test_parameters_of_an_origin_are_told_to_have_no_effect() -> None:
+    text = two("ties").replace("{model: base}", "{model: base, parameters: {density: 0.5}}")
+    said = read(text)[1]
+    assert said == ["'density' of the base_model has no effect: task vectors start from it"]
 
 
 def test_a_file_is_recognised_by_its_merge_method(

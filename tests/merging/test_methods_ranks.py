@@ -21,7 +21,7 @@ number = st.one_of(
 
 def found(rows: list[torch.Tensor], cuts: list[int], at: list[int], signed: bool) -> list[tuple]:
     """Ranks of rows [n] that come in pieces."""
-    passes = ranks("key", lambda b, known: b.parts, lambda n, known: at, signed=signed)
+    passes = ranks("key", lambda b, known: b.parts, lambda n, known, k: at, signed=signed)
     known: dict = {}
     for one in passes:
         total = None

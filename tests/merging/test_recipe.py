@@ -82,6 +82,7 @@ def test_the_manifest_of_a_merge_is_a_recipe(tmp_path: Path) -> None:
         ({"parts": ["a"], "dtype": "int8"}, "dtype: "),
         ({"parts": ["a"], "space": "detla"}, "space: "),
         ({"parts": ["a"], "rank": 0}, "rank: "),
+        ({"base_model": "a", "gate_mode": "hidden", "experts": []}, "no mixtures of experts"),
         ("parts: [a", "is not valid YAML"),
         ("just words", "holds no mapping of settings"),
     ],

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from weft.cli.out import echo
+
 
 def fold(
-    adapter: Annotated[Path, typer.Argument(help="An adapter's folder.")],
+    adapter: Annotated[
+        str, typer.Argument(help="An adapter's folder, or its name in the Hugging Face cache.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder of the checkpoint.")],
     base: Annotated[
-        Path | None, typer.Option(help="The backbone's folder; the one that the adapter names.")
+        Path | None,
+        typer.Option(help="The backbone's folder; the one that the adapter names unless given."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; the backbone's unless given.")
@@ -23,4 +28,4 @@ def fold(
     configuration: it loads in transformers with nothing else."""
     from weft.merging.fold import fold as write
 
-    typer.echo(f"wrote {write(adapter, out, base=base, dtype=dtype, threads=threads)}")
+    echo(f"wrote {write(adapter, out, base=base, dtype=dtype, threads=threads)}")

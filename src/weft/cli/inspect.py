@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weft.cli.out import console as safe_console
+from weft.cli.out import echo, echo_json
+from weft.safe_text import line, spaced, yaml_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +27,13 @@ def inspect(
     base: Annotated[
         Path | None, typer.Option(help="The checkpoint that checkpoints were trained from.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Adapters that name their backbone differently: the model that all belong to.",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write the comparison as one self-contained HTML file.")
     ] = None,
@@ -33,8 +44,6 @@ def inspect(
     ] = None,
 ) -> None:
     """Say what weights are; of several, how their task vectors lie to each other."""
-    import json as js
-
     from weft.artifacts.atomic import check_file
     from weft.merging.inspect import contrast, describe
 
@@ -45,10 +54,10 @@ def inspect(
         return
     if len(parts) == 1 and base is None and html is None:
         said = describe(parts[0])
-        typer.echo(js.dumps(said, indent=2, ensure_ascii=False) if json else _described(said))
+        echo_json(said) if json else echo(_described(said))
         return
     with _progress() as tell:
-        found = contrast(parts, base, progress=tell)
+        found = contrast(parts, base, backbone=backbone, progress=tell)
     if html is not None:
         from weft.report.contrast_page import render_contrast
 
@@ -57,11 +66,11 @@ def inspect(
         from weft.merging.contrast_hints import hints
 
         told = found.to_json() | {"hints": hints(found)}
-        typer.echo(js.dumps(told, indent=2, ensure_ascii=False))
+        echo_json(told)
     else:
         _print(found)
         if html is not None:
-            typer.echo(f"wrote {html}")
+            echo(line(f"wrote {html}"))
 
 
 def _for_vllm(parts: list[Path], rank: int) -> None:
@@ -71,26 +80,24 @@ def _for_vllm(parts: list[Path], rank: int) -> None:
     for part in parts:
         if problems := vllm_problems(part, rank):
             raise WeftError(f"vLLM can't serve {part}: {'; '.join(problems)}")
-        typer.echo(f"{part}: vLLM can serve it with --max-lora-rank {rank}")
+        echo(f"{line(str(part))}: vLLM can serve it with --max-lora-rank {rank}")
 
 
 def _described(said: dict[str, Any]) -> str:
-    told = [(name, _value(value)) for name, value in said.items()]
+    told = [(spaced(name), _value(value)) for name, value in said.items()]
     return "\n".join(name + v if v.startswith("\n") else f"{name:14s} {v}" for name, v in told)
 
 
 def _value(value: Any) -> str:
     """One line of text; what holds other values (a merge's recipe) goes below as YAML."""
     if value and _nested(value) and (isinstance(value, dict) or any(map(_nested, value))):
-        import yaml
-
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip()
-        return "\n" + "\n".join(f"  {line}" for line in text.splitlines())
+        text = yaml_text(value, width=100).rstrip()
+        return "\n" + "\n".join(f"  {one}" for one in text.split("\n"))
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(spaced(str(one)) for one in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return spaced(str(value))
 
 
 def _nested(value: Any) -> bool:
@@ -100,28 +107,26 @@ def _nested(value: Any) -> bool:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's stderr."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = safe_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=None, visible=False)
         yield lambda done, every: bar.update(task, completed=done, total=every, visible=True)
 
 
 def _print(c: Contrast) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from weft.merging.contrast_hints import hints
 
-    console = Console(highlight=False)
+    console = safe_console()
     console.print(_parts(c))
     if len(c.labels) > 1:
         console.print(_pairs(c))
     console.print(_layers(c))
-    for line in [*hints(c), *c.notes]:
-        console.print(Text(f"· {line}"))
+    for text in [*hints(c), *c.notes]:
+        console.print(Text(f"· {spaced(text)}"))
 
 
 def _table(title: str, *columns: str) -> Any:
@@ -141,7 +146,7 @@ def _parts(c: Contrast) -> Any:
     table = _table("parts", "", "‖τ‖", *(["effective rank"] if ranks else []))
     for k, label in enumerate(c.labels):
         more = [_number(ranks[k])] if ranks else []
-        table.add_row(Text(f"{k + 1}  {label}"), f"{c.whole.norms[k]:.4g}", *more)
+        table.add_row(Text(f"{k + 1}  {spaced(label)}"), f"{c.whole.norms[k]:.4g}", *more)
     return table
 
 
@@ -154,8 +159,13 @@ def _pairs(c: Contrast) -> Any:
 
 
 def _measures(c: Contrast) -> dict[str, Matrix]:
+    from weft.merging.contrast import PAIR_CHANCE
+
     row = c.whole
-    found = {"cosine": row.cosines, "sign conflict": row.conflicts}
+    found = {
+        "cosine": row.cosines,
+        f"sign conflict (chance {PAIR_CHANCE:.2f})": row.conflicts,
+    }
     if row.output_overlap is not None and row.input_overlap is not None:
         found |= {"output overlap": row.output_overlap, "input overlap": row.input_overlap}
     return found
@@ -167,7 +177,8 @@ def _layers(c: Contrast) -> Any:
 
     several = len(c.labels) > 1
     norms = [f"‖τ‖ {k + 1}" for k in range(len(c.labels))]
-    pairs = ["mean cosine", "least", "any sign conflict"] if several else []
+    conflict = f"any sign conflict (chance {c.chance_conflict:.2f})"
+    pairs = ["mean cosine", "least", conflict] if several else []
     table = _table("layers", "", *norms, *pairs)
     for row in [*c.layers, *c.kinds]:
         if c.kinds and row is c.kinds[0]:
@@ -178,7 +189,7 @@ def _layers(c: Contrast) -> Any:
             known = [v for i, j in c.pairs if (v := row.cosines[i][j]) is not None]
             least = min(known) if known else None
             cells += [_number(mean_cosine(row, c.pairs)), _number(least), _number(row.conflict)]
-        table.add_row(row.name, *cells)
+        table.add_row(spaced(row.name), *cells)
     return table
 
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from weft.cli.merge_arguments import KEY, method_of
+from weft.cli.out import console as safe_console
+from weft.cli.out import echo, echo_json, note, say
+from weft.safe_text import line, yaml_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +71,10 @@ def merge(
     ] = None,
     base: Annotated[
         list[str] | None,
-        typer.Option(help="The checkpoint that was fine-tuned; of several, the mean is the base."),
+        typer.Option(
+            help="The checkpoint that was fine-tuned; of several, the mean is the base. Of "
+            "adapters, their backbone."
+        ),
     ] = None,
     space: Annotated[
         Literal["delta", "factors"] | None,
@@ -77,14 +83,40 @@ def merge(
     rank: Annotated[
         int | None, typer.Option(min=1, help="Adapters: the rank of what comes out.")
     ] = None,
+    union: Annotated[
+        bool,
+        typer.Option(
+            "--union",
+            help="Adapters: merge parts that have few modules in common; a module that a part "
+            "lacks is zero there.",
+        ),
+    ] = False,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Checkpoints: of what comes out; the first part's unless given."),
+        typer.Option(
+            help="Of what comes out: a checkpoint's is the first part's unless given, that of "
+            "an adapter's factors float32."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="base|union|rows|PART",
+            help="Checkpoints whose tokenizers differ: align the rows of embeddings to this "
+            "vocabulary; rows says that they mean the same as they are.",
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Adapters that name their backbone differently: the model that all belong to.",
+        ),
     ] = None,
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Checkpoints: of a file; 5GB unless given.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores unless given.")] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Checkpoints: most memory, such as 2GB.")
     ] = None,
@@ -96,6 +128,7 @@ def merge(
     from weft.artifacts.atomic import check_folder
     from weft.errors import WeftError
     from weft.merging.merge import plan_recipe, run_merge
+    from weft.merging.outcome import outcome
     from weft.merging.recipe import bytes_of
 
     options: dict[str, str] = ctx.meta.get(KEY, {})
@@ -107,6 +140,9 @@ def merge(
         "base": base,
         "space": space,
         "rank": rank,
+        "union": union,
+        "tokenizer": tokenizer,
+        "backbone": backbone,
     }
     recipes = [part for part in parts if Path(part).suffix in (".yaml", ".yml", ".json")]
     if recipes and len(parts) > 1:
@@ -135,16 +171,14 @@ def merge(
         from weft.cli.merge_learn import learned
 
         listed = [one for text in catalogues or [] for one in text.split(",") if one]
-        recipe = learned(recipe, learn, listed, _note)
+        recipe = learned(recipe, learn, listed, note)
     job = plan_recipe(recipe)
-    for unused in job.weights.unused:
-        _note(f"{unused} fits no tensor")
+    for text in job.notes:
+        note(text)
+    if job.widened is not None:
+        note(f"the parts are {job.widened}, the merge is float32: --dtype {job.widened} keeps it")
     if dry_run:
-        import yaml
-
-        typer.echo(
-            yaml.safe_dump(job.recipe(None, shard), sort_keys=False, allow_unicode=True).rstrip()
-        )
+        echo(yaml_text(job.recipe(None, shard)).rstrip())
         return
     assert where is not None
     with _bar() as progress:
@@ -152,7 +186,12 @@ def merge(
     count, kind = len(job.parts.labels), job.parts.kind
     what = f"{count} {kind if count > 1 else kind.removesuffix('s')}"
     size = _size(sum(file.stat().st_size for file in where.rglob("*") if file.is_file()))
-    typer.echo(f"merged {what} into {where}: {size} in {time.monotonic() - started:.1f} s")
+    echo(f"merged {what} into {line(str(where))}: {size} in {time.monotonic() - started:.1f} s")
+    found = outcome(job, where)
+    for text in found.lines:
+        echo(f"  {text}")
+    for text in found.warnings:
+        say(f"warning: {text}")
 
 
 def methods(
@@ -171,20 +210,18 @@ def methods(
         if not found:
             make_method(name)  # says what there is
     if json:
-        import json as js
-
         said = [asdict(doc) for doc in found]
-        typer.echo(js.dumps(said if name is None else said[0], indent=2, ensure_ascii=False))
+        echo_json(said if name is None else said[0])
     elif name is not None:
-        typer.echo(one_method(found[0]))
+        echo(one_method(found[0]))
     else:
-        typer.echo(table(found))
+        echo(table(found))
 
 
 def _recipe_in(path: Path) -> MergeRecipe:
     from weft.merging.recipe import load_merge_recipe
 
-    return load_merge_recipe(path, _note)
+    return load_merge_recipe(path)
 
 
 def _recipe_of(parts: list[str], method: dict[str, Any], said: dict[str, Any]) -> MergeRecipe:
@@ -211,11 +248,16 @@ def _recipe_of(parts: list[str], method: dict[str, Any], said: dict[str, Any]) -
         for k, path in enumerate(parts)
     ]
     values = {"method": method, "parts": listed, "base": base}
-    return checked(MergeRecipe, values | {name: said[name] for name in ("space", "rank")})
+    return checked(MergeRecipe, values | {name: said[name] for name in _PLAIN})
 
 
-def _note(text: str) -> None:
-    sys.stderr.write(f"note: {text}\n")
+_PLAIN = (
+    "space",
+    "rank",
+    "union",
+    "tokenizer",
+    "backbone",
+)  # options that a recipe has as they are
 
 
 @contextmanager
@@ -224,7 +266,6 @@ def _bar() -> Iterator[Callable[[Progress], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -241,7 +282,7 @@ def _bar() -> Iterator[Callable[[Progress], None] | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=safe_console(stderr=True), transient=True) as bar:
         task = bar.add_task("merging", total=None)
         yield lambda now: bar.update(task, completed=now.done_bytes, total=now.total_bytes)
 

@@ -109,14 +109,13 @@ def method_of(name: str, options: Mapping[str, str]) -> dict[str, Any]:
 
     Raises `WeftError` for an unknown method, and for an option that none of them has.
     """
-    import yaml
+    from weft.artifacts.yaml_documents import parse_yaml
 
-    values: dict[str, Any] = {}
-    for key, text in options.items():
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[key] = text
+    words = {"yes": "true", "no": "false"}
+    values = {
+        key: parse_yaml(words.get(text.lower(), text), _option(key))
+        for key, text in options.items()
+    }
     return _method(name, values, (), ())
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.cli.out import console as safe_console
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,13 +39,20 @@ def learned(
     from weft.merging.recipe import locate
 
     settings, seed = _asked(learn, recipe.method)
+    if any(part.slices for part in recipe.parts):
+        raise WeftError("--learn takes whole models, not slices of them")
     parts = [locate(part.path) for part in recipe.parts]
     files = _catalogues(parts, catalogues)
     if recipe.base is not None and not isinstance(recipe.base, str):
         raise WeftError("--learn needs one base, a folder")
     reading, backbone = _reading(parts, note)
-    how: dict[str, Any] = {"backbone": backbone}
-    if not (parts[0] / ADAPTER[0]).is_file():  # checkpoints: measured from what they were
+    backbone = recipe.backbone or backbone
+    if (parts[0] / ADAPTER[0]).is_file():
+        # Of adapters that PEFT wrote, the base says which weights their backbone is.
+        if recipe.base is None and backbone is None:
+            raise WeftError("--learn needs --base: the backbone that the adapters were trained on")
+        how: dict[str, Any] = {"backbone": recipe.base or backbone, "base": recipe.base}
+    else:  # checkpoints: measured from what they were
         base = recipe.base or backbone
         if base is None:
             raise WeftError("--learn needs --base: the model that the parts were trained from")
@@ -56,6 +65,9 @@ def learned(
             reading,
             settings,
             labels=[part.name for part in recipe.parts],
+            union=recipe.union,
+            one_backbone=recipe.backbone,
+            tokenizer=recipe.tokenizer,
             seed=seed,
             device="cuda" if torch.cuda.is_available() else "cpu",
             report=report,
@@ -113,8 +125,7 @@ def _weight(spec: Any) -> Any:
 
 
 def _settings(learn: str) -> dict[str, Any]:
-    import yaml
-
+    from weft.artifacts.yaml_documents import read_mapping
     from weft.errors import WeftError
 
     if learn == WAY:
@@ -122,15 +133,7 @@ def _settings(learn: str) -> dict[str, Any]:
     path = Path(learn)
     if path.suffix not in (".yaml", ".yml"):
         raise WeftError(f"--learn takes {WAY} or a YAML file of its settings, not '{learn}'")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeftError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeftError(f"{path} can't be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise WeftError(f"{path} holds no mapping of settings")
-    return values
+    return read_mapping(path)
 
 
 def _reading(
@@ -138,6 +141,7 @@ def _reading(
 ) -> tuple[BiEncoderSettings, str | None]:
     """How the parts read items, and the backbone that they are adapters of, as they say it."""
     from weft.artifacts.atomic import read_json
+    from weft.backbones.load import named_backbone
     from weft.errors import WeftError
     from weft.recommenders.bi_encoder import BiEncoderSettings
     from weft.recommenders.kinds import recommender_settings
@@ -151,7 +155,10 @@ def _reading(
     for path, one in known:
         if one != known[0][1]:
             raise WeftError(f"{path} reads items otherwise than {known[0][0]} (weft.json)")
-    backbone = next((one["backbone"]["name"] for one in said if "backbone" in one), None)
+    backbone = next(
+        (named_backbone(one["backbone"]["name"], path / "weft.json")
+         for path, one in zip(parts, said, strict=True) if "backbone" in one), None,
+    )  # fmt: skip
     if not known:
         note("no part says in weft.json how it reads items: titles, in the default way")
         return BiEncoderSettings(), backbone
@@ -167,11 +174,10 @@ def _bar() -> Iterator[Callable[[int, int, float], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=safe_console(stderr=True), transient=True) as bar:
         task = bar.add_task("learning weights", total=None)
         yield lambda step, steps, _: bar.update(task, completed=step, total=steps)

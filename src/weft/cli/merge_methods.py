@@ -43,9 +43,10 @@ def one_method(doc: MethodDoc) -> str:
 
 def _merges(doc: MethodDoc) -> str:
     counts = {"1+": "any number of", "2+": "2 or more", "2": "exactly 2"}
+    several = "" if doc.parts == "1" else "s"
     kinds = [
-        *(["adapters"] if doc.for_adapters else []),
-        *(["checkpoints"] if doc.for_checkpoints else []),
+        *([f"adapter{several}"] if doc.for_adapters else []),
+        *([f"checkpoint{several}"] if doc.for_checkpoints else []),
     ]
     base = "; checkpoints need a base" if doc.needs_base and doc.for_checkpoints else ""
     return f"{counts.get(doc.parts, doc.parts)} {' or '.join(kinds)}{base}"

@@ -24,10 +24,12 @@ from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter
 from weft.errors import WeftError
+from weft.merging.alike import bring_together
 from weft.merging.checkpoint import ADAPTER, Checkpoint, open_checkpoint
 from weft.merging.engine import MemorySink, Merge, check_alike, pieces, stream
 from weft.merging.lora.sources import DeltaSource
 from weft.merging.methods import make_method
+from weft.merging.origin import checkpoint_of
 from weft.merging.placed import Renamed, Single, place_on
 from weft.merging.recipe import locate
 from weft.merging.source import Memory, Source, Spec
@@ -88,9 +90,16 @@ def _leaf(leaf: Leaf) -> Expression:
 
 
 def _adapter(adapter: Adapter, label: str, identity: str | int, given: object) -> Expression:
-    if adapter.saved:
+    whole = [*adapter.saved, *adapter.tokens]
+    if whole:
         raise WeftError(
-            f"{label} saves '{min(adapter.saved)}' whole, which can't be added to other weights"
+            f"{label} saves '{min(whole)}' whole, which can't be added to other weights: fold the "
+            "adapter into a checkpoint (weft fold)"
+        )
+    if adapter.header.fan_in_fan_out:
+        raise WeftError(
+            f"{label} changes weights that are stored [in, out] (fan_in_fan_out): fold it into its "
+            "backbone with weft fold, and calculate with the checkpoint"
         )
     return _leaf(Leaf(identity, DeltaSource(label, adapter), adapter=True, given=given))
 
@@ -241,13 +250,18 @@ class Expression:
         """What `weft merge` can replay, where all leaves are checkpoints; else the formula."""
         said = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
         parts = [
-            {"path": os.path.relpath(part.path, out), "name": part.label, "weight": float(by)}
+            {"path": os.path.relpath(one.path, out), "name": part.label, "weight": float(by)}
             for part, (_, by) in zip(self._parts, self.terms, strict=True)
-            if isinstance(part, Checkpoint)
+            if (one := checkpoint_of(part)) is not None
         ]
         if len(parts) < len(self.terms):
             return {"method": "linear", "expression": self.label, **said}
         return {"method": "linear", "parts": parts, **said}
+
+    @property
+    def lead(self) -> Source:
+        """The first term's source: the others have its tensors, and rows for the same tokens."""
+        return self._parts[0]
 
     @property
     def _alone(self) -> Source | None:
@@ -269,6 +283,7 @@ class Expression:
             sources.append(source)
         whole = [s for s, (leaf, _) in zip(sources, self.terms, strict=True) if not leaf.adapter]
         if whole:
+            whole = list(bring_together(whole, None).parts)
             check_alike(whole)
         deltas = sources[len(whole) :]  # `_simple` puts checkpoints first
         return [*whole, *place_on(deltas, whole[0] if whole else None)]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.stages import library_versions
-from weft.backbones.files import CONFIG, INDEX
+from weft.backbones.companions import copy_beside
+from weft.backbones.files import CONFIG, INDEX, with_dtype
 from weft.merging.checkpoint import Checkpoint
+from weft.merging.origin import checkpoint_of
 from weft.merging.output import Shard
 from weft.merging.source import Source
+from weft.merging.stacked import Stacked
+from weft.merging.vocabulary.output import OutputVocabulary
+from weft.safe_text import fenced, markdown, yaml_text
 
 MANIFEST, CARD = "weft.json", "README.md"
 
@@ -43,6 +46,8 @@ class Story:
     base: Parent | None
     dtype: torch.dtype | None
     files: Mapping[str, str]  # output file -> BLAKE3
+    left_out: Mapping[str, str] = field(default_factory=dict)  # file beside the weights -> why
+    notes: Sequence[str] = ()
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:
@@ -54,31 +59,33 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
         write_json(folder / INDEX, index)
 
 
-def copy_companions(source: Checkpoint | None, folder: Path, dtype: torch.dtype | None) -> None:
-    """Configuration and tokenizer files; the configuration then says `dtype`."""
+def copy_companions(
+    source: Checkpoint | None,
+    folder: Path,
+    dtype: torch.dtype | None,
+    vocabulary: OutputVocabulary | None = None,
+) -> None:
+    """Configuration, tokenizer and whatever else a copy needs; the configuration then says `dtype`,
+    and both have the tokens of `vocabulary`. What is left out is told in a notice."""
     if source is None:
         return
-    for path in source.companions:
-        copy = folder / path.relative_to(source.path)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
-    if dtype is not None and source.config is not None:
-        name = str(dtype).removeprefix("torch.")
-        write_json(folder / CONFIG, _with_dtype(source.config, name))
+    copy_beside(source.beside, folder)
+    config = source.config
+    if config is not None and dtype is not None:
+        config = with_dtype(config, str(dtype).removeprefix("torch."))
+    if config is not None and vocabulary is not None:
+        config = _with_rows(config, vocabulary.rows)
+        vocabulary.extend_files(folder)
+    if config is not None and (config is not source.config or isinstance(source, Stacked)):
+        write_json(folder / CONFIG, dict(config))  # of stacked layers their number is its own
 
 
-def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Set where it is said, also for the parts of a model of several."""
-    changed = {
-        key: _with_dtype(value, name) if key.endswith("_config") and _says(value) else value
-        for key, value in config.items()
-    }
-    said = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    return changed | dict.fromkeys(said, name)
-
-
-def _says(value: Any) -> bool:
-    return isinstance(value, dict) and ("dtype" in value or "torch_dtype" in value)
+def _with_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """vocab_size set where it is stated, also for the text part of a model of several."""
+    text = config.get("text_config")
+    inner = {"text_config": _with_rows(text, rows)} if isinstance(text, dict) else {}
+    stated = "vocab_size" in config or not inner
+    return {**config, **inner, **({"vocab_size": rows} if stated else {})}
 
 
 def write_story(folder: Path, name: str, story: Story, config: Mapping[str, Any] | None) -> None:
@@ -91,6 +98,8 @@ def write_story(folder: Path, name: str, story: Story, config: Mapping[str, Any]
         "base": None if story.base is None else story.base.described(),
         "dtype": dtype,
         "files": dict(story.files),
+        **({"left_out": dict(story.left_out)} if story.left_out else {}),
+        **({"notes": list(story.notes)} if story.notes else {}),
         "versions": _versions(),
     }
     write_json(folder / MANIFEST, manifest)
@@ -105,7 +114,8 @@ def carry_recommender(parts: Sequence[Source], folder: Path) -> None:
 
 
 def _recommender_of(part: Source) -> dict[str, Any]:
-    path = part.path / MANIFEST if isinstance(part, Checkpoint) else None
+    checkpoint = checkpoint_of(part)
+    path = None if checkpoint is None else checkpoint.path / MANIFEST
     found = read_json(path) if path is not None and path.is_file() else None
     if not isinstance(found, dict):
         return {}
@@ -136,27 +146,36 @@ def _card(
     versions = ", ".join(f"{key} {value}" for key, value in manifest["versions"].items())
     sections = [
         f"---\n{_yaml(front)}---",
-        f"# {name}",
+        f"# {markdown(name)}",
         f"{len(story.parents)} checkpoints merged into one by weft, without training.",
         "## Recipe",
-        f"```yaml\n{_yaml(story.recipe)}```",
+        fenced(_yaml(story.recipe), "yaml"),
         "## What was merged",
         "| | name | file | BLAKE3 |\n|---|---|---|---|\n" + "\n".join(rows),
+        *_left_out(story),
         "## Use",
-        f"```python\n{_use(name, config)}```",
+        fenced(_use(name, config), "python"),
         f"Made with {versions}. `{MANIFEST}` has every hash in full.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
+def _left_out(story: Story) -> list[str]:
+    """What else to know before use: files that are missing here, and what was taken for granted."""
+    lines = [f"- {_cell(note)}" for note in story.notes]
+    lines += [
+        f"- {_cell(name)} was not copied: {_cell(why)}" for name, why in story.left_out.items()
+    ]
+    return ["## To know", "\n".join(lines)] if lines else []
+
+
 def _yaml(value: Any) -> str:
     plain = json.loads(json.dumps(value))  # tuples and the like
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_text(plain)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown(text)
 
 
 def _use(name: str, config: Mapping[str, Any] | None) -> str:

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from weft.artifacts.digests import Running
+from weft.artifacts.documents import read_json, read_object
+from weft.artifacts.pickles import pickle_advice, pickled_weights
 from weft.artifacts.tensors import (
-    PICKLES,
     Header,
     Stored,
     header_of,
     open_weights,
-    parse_json,
-    read_exactly,
     read_into,
 )
-from weft.backbones.files import COMPANIONS, CONFIG, INDEX, WEIGHTS
+from weft.backbones.companions import Companions, companions_of
+from weft.backbones.files import CONFIG, INDEX, WEIGHTS
 from weft.errors import WeftError
 from weft.merging.source import Spec
 
@@ -61,7 +61,7 @@ class Checkpoint:
     files: tuple[WeightFile, ...]
     specs: Mapping[str, Spec]
     config: Mapping[str, Any] | None  # config.json
-    companions: tuple[Path, ...]
+    beside: Companions  # what lies in its folder; of a file by itself, nothing
     _places: Mapping[str, tuple[WeightFile, Stored]]
 
     def __post_init__(self) -> None:
@@ -87,6 +87,22 @@ class Checkpoint:
         for file in self.files:
             file.check_unchanged()
         return {file.path.name: one for file, one in zip(self.files, found, strict=True)}
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """The files that a copy of the model needs beside the weights."""
+        return tuple(self.path / name for name in self.beside.copied)
+
+    @property
+    def home(self) -> Path | None:
+        """The model's folder, in which its other files lie; None for a file by itself."""
+        if self.path.is_dir():
+            return self.path
+        return self.path.parent if self.path.name == WEIGHTS else None
+
+    def file_of(self, name: str) -> Path:
+        """The file in which a tensor lies."""
+        return self._places[name][0].path
 
     @property
     def vocab_size(self) -> int | None:
@@ -152,7 +168,7 @@ def open_checkpoint(path: Path, label: str | None = None) -> Checkpoint:
         config = _config(path / CONFIG) if path.is_dir() else None
         specs = {name: Spec(one.shape, one.dtype) for name, (_, one) in places.items()}
         name = label or path.resolve().name or str(path)
-        return Checkpoint(name, path, tuple(files), specs, config, _companions(path), places)
+        return Checkpoint(name, path, tuple(files), specs, config, companions_of(path), places)
     except BaseException:
         _close([file.descriptor for file in files])
         raise
@@ -179,16 +195,32 @@ def _weights_in(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     if (folder / INDEX).exists():
         said = _weight_map(folder / INDEX)
         return [folder / name for name in dict.fromkeys(said.values())], said
-    pickled = sorted(one.name for one in folder.iterdir() if one.suffix in PICKLES)
+    pickled = pickled_weights(folder, ("pytorch_model", "model")) or pickled_weights(folder, ("",))
     if pickled:
-        raise WeftError(
-            f"{folder} has no safetensors weights, only {pickled[0]}: a pickle file is never read"
+        raise WeftError(pickle_advice(folder, pickled, WEIGHTS))
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not others:
+        raise WeftError(f"{folder} has neither {WEIGHTS} nor {INDEX}{inner_advice(folder)}")
+    raise WeftError(
+        f"{folder} has {others[0]}, but neither {WEIGHTS} nor {INDEX}: "
+        + (
+            f"name that file itself ({folder / others[0]})"
+            if len(others) == 1 and "-of-" not in others[0]
+            else "its files are those of one model only with the index that says so"
         )
-    raise WeftError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    )
+
+
+def inner_advice(folder: Path) -> str:
+    """What to name in the place of a folder without weights, if folders in it have some (as those
+    of training's checkpoints, and of PEFT's adapters that have a name); else nothing."""
+    names = (ADAPTER[0], WEIGHTS, INDEX)
+    inner = sorted({path.parent for name in names for path in folder.glob(f"*/{name}")})
+    return f"; name a folder in it, such as {inner[-1]}" if inner else ""
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    index = _read_strictly(path)
+    index = read_json(path)
     said = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(said, dict) or not all(isinstance(file, str) for file in said.values()):
         raise WeftError(f"{path} has no weight_map of tensor names to file names")
@@ -202,15 +234,6 @@ def _weight_map(path: Path) -> dict[str, str]:
         if not (path.parent / file).exists():
             raise WeftError(f"{path} names the file {file!a}, which does not exist")
     return said
-
-
-def _read_strictly(path: Path) -> Any:
-    descriptor = open_weights(path)
-    try:
-        raw = read_exactly(descriptor, os.fstat(descriptor).st_size, 0, path)
-    finally:
-        os.close(descriptor)
-    return parse_json(raw, path, "what it holds")
 
 
 def _places(files: list[WeightFile]) -> Iterator[tuple[str, tuple[WeightFile, Stored]]]:
@@ -242,13 +265,4 @@ def _check_index(
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    config = _read_strictly(path)
-    if not isinstance(config, dict):
-        raise WeftError(f"{path} holds no JSON object")
-    return config
-
-
-def _companions(path: Path) -> tuple[Path, ...]:
-    return tuple(path / name for name in COMPANIONS if (path / name).is_file())
+    return read_object(path) if path.exists() else None

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from weft.adapters import Adapter
+from weft.artifacts.hashing import short_hashes
 from weft.errors import WeftError
 from weft.merging.contrast_measure import (
     Place,
@@ -28,6 +29,7 @@ from weft.merging.source import Source
 
 Matrix = tuple[tuple[float | None, ...], ...]  # K × K, symmetric
 X = TypeVar("X")
+PAIR_CHANCE = 0.5  # two unrelated elements have opposite signs half of the time
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,16 @@ class Contrast:
         """Every two parts."""
         return [(i, j) for j in range(len(self.labels)) for i in range(j)]
 
+    @property
+    def chance_conflict(self) -> float:
+        """The share of elements where unrelated parts, all non-zero, don't have one sign."""
+        return float(1 - 2.0 ** (1 - len(self.labels)))
+
     def to_json(self) -> dict[str, Any]:
-        """Plain lists, numbers and None."""
-        return asdict(self)
+        """Plain lists, numbers and None; sign conflicts of unrelated parts beside those found."""
+        return asdict(self) | {
+            "chance_conflict": {"pair": PAIR_CHANCE, "any": self.chance_conflict}
+        }
 
 
 def contrast_checkpoints(
@@ -124,11 +133,16 @@ def contrast_adapters(
     """ΔW = s·BA of K adapters of one backbone; a module that only some have is 0 in the others.
 
     Modules saved whole are left out, as they are no difference to a known base; `notes` names
-    them. Raises `WeftError` for adapters of different backbones and modules of different shape.
+    them. Modules are matched across known wrappers (`weft.merging.lora.names`). Raises `WeftError`
+    for adapters of different backbones and modules of different shape.
     """
+    from weft.merging.lora.names import align
+
     if not parts or len(set(labels)) != len(parts) or len(labels) != len(parts):
         raise WeftError("a comparison needs one adapter or more, each with a label of its own")
     _check_backbones(parts, labels)
+    aligned = align(parts, labels, union=True)
+    parts = aligned.adapters
     shapes = _shapes(parts, labels)
     names = list(shapes)
 
@@ -143,8 +157,9 @@ def contrast_adapters(
     sums = {name: one for name, (one, _) in found.items()}
     spaces = {name: one for name, (_, one) in found.items()}
     make = partial(_row, parts=len(parts), sums=sums, spaces=spaces)
-    saved = sorted({name for part in parts for name in part.saved})
-    notes = (f"saved whole and not compared: {', '.join(saved)}",) if saved else ()
+    saved = sorted({name for part in parts for name in (*part.saved, *part.tokens)})
+    whole = (f"saved whole and not compared: {', '.join(saved)}",) if saved else ()
+    notes = (*aligned.notes, *whole)
     angles = tuple(_angles(labels, spaces))
     return Contrast(tuple(labels), True, *_grouped(names, make), angles, notes)
 
@@ -153,9 +168,10 @@ def _check_backbones(parts: Sequence[Adapter], labels: Sequence[str]) -> None:
     for part, label in zip(parts, labels, strict=True):
         if part.fingerprint != parts[0].fingerprint:
             one, other = (p.manifest["backbone"].get("name") for p in (parts[0], part))
+            hashes = short_hashes(parts[0].fingerprint, part.fingerprint)
             raise WeftError(
-                f"{labels[0]} belongs to backbone {one} ({parts[0].fingerprint[:12]}…), "
-                f"{label} to {other} ({part.fingerprint[:12]}…)"
+                f"{labels[0]} belongs to backbone {one} ({hashes[0]}), "
+                f"{label} to {other} ({hashes[1]})"
             )
 
 

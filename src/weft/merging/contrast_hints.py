@@ -11,6 +11,7 @@ AGAINST = -0.1  # cosine below which two parts undo each other
 APART = 0.05  # |cosine| up to which parts count as orthogonal
 LOUDER = 3.0  # ratio of norms from which one part dominates
 MIXED = 0.25  # share of elements with opposite signs that is worth a word
+BY_CHANCE = 0.05  # how far from chance a share of conflicts may be and still be that
 SHARED = 0.9  # overlap of two spaces that are nearly one
 SWING = 0.2  # how far a layer's cosine must be from the whole's
 
@@ -62,13 +63,18 @@ def _directions(c: Contrast) -> list[str]:
 
 
 def _signs(c: Contrast) -> list[str]:
+    """Against chance: unrelated parts disagree in half of what both change, and that is no alarm."""
     if c.whole.conflict is None or c.whole.conflict < MIXED:
         return []
-    chance = 1 - 2 ** (1 - len(c.labels))
-    share = f"{c.whole.conflict:.0%} of the elements that several parts change"
-    return [
-        f"Signs conflict in {share} (chance: {chance:.0%}): methods that elect a sign act there."
-    ]
+    chance = c.chance_conflict
+    found = f"Signs conflict in {c.whole.conflict:.0%} of the elements that several parts change"
+    spread = 3 * math.sqrt(chance * (1 - chance) / max(1, c.whole.elements))
+    if abs(c.whole.conflict - chance) <= max(BY_CHANCE, spread):
+        return [f"{found}, as chance gives ({chance:.0%}): the parts' signs are unrelated."]
+    if c.whole.conflict < chance:
+        return [f"{found}, fewer than chance gives ({chance:.0%})."]
+    more = f"more than chance gives ({chance:.0%})"
+    return [f"{found}, {more}: the parts undo each other there; electing signs acts on it."]
 
 
 def _layers(c: Contrast) -> list[str]:

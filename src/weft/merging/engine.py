@@ -12,15 +12,18 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.method import Block, Known, Method, Pass
+from weft.merging.method import OPTIONS, Block, Known, Method, Pass
+from weft.merging.part_options import check_options
 from weft.merging.schedule import Step, Work, run_all, threads_alone
-from weft.merging.source import Source, Spec
+from weft.merging.source import Source, Spec, cast
+from weft.merging.source import measured as measured
+from weft.merging.sums import InOrder, Sum, as_bytes, inverse, tensor_places
 
 BLOCK = 1 << 18  # elements: few enough for a core's own cache, many beside a call's cost
 _MOST = torch.finfo(torch.float32).max
@@ -50,6 +53,10 @@ class Merge:
     method: Method
     weights: Callable[[str], Sequence[float]]  # tensor name -> K weights
     base: Source | None = None
+    options: Callable[[str], Mapping[str, Sequence[float]]] | None = None  # name -> option -> K
+    # What is read, and differences from the base, rounded before a method sees them: to a dtype, or
+    # differences alone to that in which the base is stored.
+    round_to: torch.dtype | Literal["stored"] | None = None
 
 
 def stream(
@@ -67,6 +74,7 @@ def stream(
     """
     merge.method.check(len(merge.parts))
     check_alike(merge.parts, merge.base)
+    check_options(merge)
     early, late = split_passes(merge.method)
     with threads_alone(threads) as pool:
         run = _Run(merge, pool, progress)
@@ -91,15 +99,20 @@ def bytes_to_read(merge: Merge, wants: Callable[[str], bool]) -> int:
     for name, spec in merge.parts[0].specs.items():
         if measured(spec):
             times = len(early) + (len(late) + 1 if wants(name) else 0)
-            total += times * sum(source.specs[name].bytes for source in sources)
+            read = [
+                *(merge.parts[k] for k in read_parts(merge, name)),
+                *sources[len(merge.parts) :],
+            ]
+            total += times * sum(source.specs[name].bytes for source in read)
         elif wants(name):
             total += sum(part.specs[name].bytes for part in merge.parts)
     return total
 
 
-def measured(spec: Spec) -> bool:
-    """Whether a tensor is merged; one of integers is copied, an empty one needs nothing."""
-    return spec.dtype.is_floating_point and spec.size > 0
+def read_parts(merge: Merge, name: str) -> list[int]:
+    """The parts that a tensor is read from: all but those of weight 0, if the method skips them."""
+    skips = getattr(merge.method, "skips_zero", False)
+    return [k for k, weight in enumerate(merge.weights(name)) if weight or not skips]
 
 
 def check_alike(parts: Sequence[Source], base: Source | None = None) -> None:
@@ -146,6 +159,7 @@ class _Run:
         self.shared: dict[str, _Shared] = {}  # found by global passes
         self.own: dict[str, dict[str, Any]] = {}  # by tensor: found by passes of tensor scope
         self.orders: dict[str, tuple[int, ...]] = {}
+        self.places = tensor_places(self.merge.parts[0].specs)
 
     def spec(self, name: str) -> Spec:
         return self.merge.parts[0].specs[name]
@@ -158,19 +172,32 @@ class _Run:
             return
         if not names:
             return
-        totals = _InOrder(names)
+        if not one.needed(self.shared_known(None)):
+            self.skip(names)
+            return
+        totals = InOrder(names)
         run_all(self.pool, (self.add(name, one, totals) for name in names))
         count = sum(self.spec(name).size for name in names)
         settled = self.pool.submit(one.settle, totals.sum, self.shared_known(None), count)
         self.shared[one.key] = _Shared(one.per_part, settled.result())
 
-    def add(self, name: str, one: Pass, totals: _InOrder) -> Work:
+    def add(self, name: str, one: Pass, totals: InOrder) -> Work:
         total = yield from self.look(name, one)
         if one.per_part:  # back into the order in which the parts were named
-            total = total[torch.tensor(_inverse(self.orders[name]))]
+            total = total[torch.tensor(inverse(self.orders[name]))]
         totals.put(name, total)
 
+    def skip(self, names: Sequence[str]) -> None:
+        """Count as read what a pass that is not needed would have read."""
+        if self.progress is not None:
+            sources = [*self.merge.parts, *([] if self.merge.base is None else [self.merge.base])]
+            self.progress(sum(one.specs[name].bytes for name in names for one in sources))
+
     def measure(self, name: str, one: Pass) -> Work:
+        yield from self.put_in_order(name)
+        if not one.needed(self.known(name)):
+            self.skip([name])
+            return
         total = yield from self.look(name, one)
         known, size, own = self.known(name), self.spec(name).size, self.own.setdefault(name, {})
         # By a thread of the pool: those compute alone.
@@ -182,18 +209,30 @@ class _Run:
 
     def look(self, name: str, one: Pass) -> Generator[Step, None, Tensor]:
         yield from self.put_in_order(name)
-        known, total = self.known(name), _Sum()
+        known, total = self.known(name), Sum()
         yield Step(lambda piece: one.look(self.block(name, *piece), known), self.cut(name), total)
         return total.value
 
     def known(self, name: str) -> Known:
-        return self.shared_known(self.orders[name]) | self.own.get(name, {})
+        order = self.orders[name]
+        return self.shared_known(order) | self.options(name, order) | self.own.get(name, {})
 
     def shared_known(self, order: Sequence[int] | None) -> dict[str, Any]:
-        return {
+        known: dict[str, Any] = {
             key: one.value if order is None or not one.per_part else [one.value[k] for k in order]
             for key, one in self.shared.items()
         }
+        if order is not None:
+            return known
+        first = next((n for n, spec in self.merge.parts[0].specs.items() if measured(spec)), None)
+        return known if first is None else known | self.options(first, range(len(self.merge.parts)))
+
+    def options(self, name: str, order: Sequence[int]) -> dict[str, Any]:
+        """The parts' own options for a tensor, in an order."""
+        if self.merge.options is None:
+            return {}
+        found = self.merge.options(name)
+        return {OPTIONS: {key: [values[k] for k in order] for key, values in found.items()}}
 
     def tensor(self, name: str, passes: Sequence[Pass], sink: Sink) -> Work:
         """The passes of one tensor, then its merged elements."""
@@ -232,9 +271,16 @@ class _Run:
     def block(self, name: str, start: int, count: int) -> Block:
         merge, order = self.merge, self.orders[name]
         base = None if merge.base is None else self.floats(merge.base, name, start, count)
-        parts = [self.floats(merge.parts[k], name, start, count) for k in order]
+        read = set(read_parts(merge, name))
+        parts = [
+            self.floats(merge.parts[k], name, start, count) if k in read else torch.zeros(count)
+            for k in order
+        ]
         if merge.method.relative and base is not None:
-            parts = [part.sub_(base) for part in parts]
+            parts = [
+                self.rounded(part.sub_(base), merge.base, name) if k in read else part
+                for part, k in zip(parts, order, strict=True)
+            ]
         weights = [float(weight) for weight in merge.weights(name)]
         if not all(abs(weight) <= _MOST for weight in weights):
             raise WeftError(f"tensor '{name}': the weights {weights} are too large or not finite")
@@ -246,7 +292,15 @@ class _Run:
             tuple(weights[k] for k in order),
             tuple(merge.parts[k].label for k in order),
             base,
+            self.places[name] + start,
         )
+
+    def rounded(self, values: Tensor, base: Source | None, name: str) -> Tensor:
+        """Differences in the precision asked for."""
+        dtype = self.merge.round_to
+        if dtype == "stored":
+            dtype = None if base is None else base.specs[name].dtype
+        return values if dtype is None else values.to(dtype).to(torch.float32)
 
     def raw(self, source: Source, name: str, start: int, count: int) -> Tensor:
         values = source.read(name, start, count)
@@ -257,6 +311,8 @@ class _Run:
     def floats(self, source: Source, name: str, start: int, count: int) -> Tensor:
         """A fresh float32 copy; NaN and infinity are errors."""
         values = self.raw(source, name, start, count).to(torch.float32, copy=True)
+        if isinstance(self.merge.round_to, torch.dtype):
+            values = values.to(self.merge.round_to).to(torch.float32)
         # The sum of finite numbers may overflow too: only then is every one looked at.
         if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
             raise WeftError(f"tensor '{name}' of {source.label} holds NaN or infinity")
@@ -273,11 +329,11 @@ class _Run:
 
     def order(self, name: str) -> tuple[int, ...]:
         parts, weights = self.merge.parts, self.merge.weights(name)
-        order = list(range(len(parts)))
-        order.sort(key=lambda k: (weights[k], parts[k].label))
+        every = sorted(range(len(parts)), key=lambda k: (weights[k], parts[k].label))
+        order = [k for k in every if k in read_parts(self.merge, name)]
         contrast = functools.partial(self.contrast, name)
         order.sort(key=functools.cmp_to_key(contrast))
-        return tuple(order)
+        return (*order, *(k for k in every if k not in order))
 
     def contrast(self, name: str, i: int, j: int) -> int:
         """-1, 0 or 1: the order of two parts' bytes in one tensor, a little read at first."""
@@ -287,7 +343,7 @@ class _Run:
             return -1 if str(one) < str(other) else 1
         size = self.spec(name).size
         for start, count in [(0, min(size, 256)), *self.cut(name)]:
-            a, b = (_as_bytes(parts[k].read(name, start, count)) for k in (i, j))
+            a, b = (as_bytes(parts[k].read(name, start, count)) for k in (i, j))
             if not torch.equal(a, b):
                 return -1 if a.numpy().tobytes() < b.numpy().tobytes() else 1
         return 0
@@ -297,48 +353,6 @@ class _Run:
 class _Shared:
     per_part: bool
     value: Any
-
-
-class _Sum:
-    """Adds up what it is called with."""
-
-    value: Tensor
-    count = 0
-
-    def __call__(self, one: Tensor) -> None:
-        if self.count > 1:
-            self.value.add_(one)
-        else:  # the first one belongs to who made it
-            self.value = self.value + one if self.count else one
-        self.count += 1
-
-
-class _InOrder:
-    """Adds up what belongs to names in the order of the names, whichever comes first."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.left = iter(names)
-        self.next = next(self.left, None)
-        self.early: dict[str, Tensor] = {}
-        self.total = _Sum()
-
-    def put(self, name: str, one: Tensor) -> None:
-        self.early[name] = one
-        while self.next in self.early:
-            self.total(self.early.pop(self.next))
-            self.next = next(self.left, None)
-
-    @property
-    def sum(self) -> Tensor:
-        return self.total.value
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return [order.index(k) for k in range(len(order))]
-
-
-def _as_bytes(values: Tensor) -> Tensor:
-    return values.contiguous().view(torch.uint8)
 
 
 def merge_in_memory(merge: Merge, *, threads: int | None = None) -> dict[str, Tensor]:
@@ -363,26 +377,3 @@ class MemorySink:
 
     def finish(self, name: str) -> None:
         pass
-
-
-def cast(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Merged float32 values in the dtype that is stored; what does not fit in is an error.
-
-    Rounding is to nearest, ties to even; a copied tensor passes as it is.
-    """
-    if not dtype.is_floating_point or not values.numel():
-        return values
-    low, high = (float(one) for one in torch.aminmax(values))
-    most = torch.finfo(dtype).max
-    made = values.to(dtype)
-    if -most <= low and high <= most:  # false for NaN as well
-        return made
-    if dtype.itemsize == 1:  # torch gives the largest number instead
-        bad = ~(values.abs() <= most)
-    else:
-        bad = ~torch.isfinite(made.to(torch.float32))
-    if bad.any():
-        value = float(values[bad][0])
-        kind = str(dtype).removeprefix("torch.")
-        raise WeftError(f"tensor '{name}' merges to {value:g}, which {kind} can't hold")
-    return made

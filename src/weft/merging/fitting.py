@@ -8,22 +8,27 @@ from collections.abc import Sequence
 import torch
 
 from weft.errors import WeftError
-from weft.merging.checkpoint import Checkpoint
 from weft.merging.engine import Merge, check_alike, measured
+from weft.merging.origin import checkpoint_of
+from weft.merging.placed import Absent
+from weft.merging.quantised import check_plain
 from weft.merging.source import Source
+from weft.merging.vocabulary.align import Aligned
+from weft.merging.vocabulary.tensors import is_embedding, is_head
+from weft.merging.vocabulary.tokens import has_vocabulary
 
-_WORDS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "tok_embeddings.weight")
-_HEAD = "lm_head.weight"
 
+def check_fitting(merge: Merge, dtype: torch.dtype | None = None) -> None:
+    """A `WeftError` for parts (and a base) that can't be merged by this method and weights.
 
-def check_fitting(merge: Merge) -> None:
-    """A `WeftError` for parts (and a base) that can't be merged by this method and weights."""
+    `dtype` is that of the result, where one is asked for.
+    """
     merge.method.check(len(merge.parts))
     if merge.method.needs_base and merge.base is None:
         raise WeftError(f"{merge.method.name} of checkpoints needs a base (base)")
     sources = [*merge.parts, *([] if merge.base is None else [merge.base])]
     for source in sources:
-        _check_plain(source)
+        check_plain(source, dtype)
     for other in sources[1:]:
         _check_vocabularies(sources[0], other)
         _check_heads(sources[0], other)
@@ -33,42 +38,47 @@ def check_fitting(merge: Merge) -> None:
             _check_weights(name, merge.weights(name), len(merge.parts))
 
 
-def _check_plain(source: Source) -> None:
-    """Quantised weights mean nothing without their scales, so a sum of them means nothing."""
-    config = source.config if isinstance(source, Checkpoint) else None
-    if config is not None and config.get("quantization_config"):
-        raise WeftError(f"{source.label} is quantised (quantization_config) and can't be merged")
-    for name, spec in source.specs.items():
-        if spec.dtype == torch.float8_e8m0fnu:
-            raise WeftError(
-                f"tensor '{name}' of {source.label} holds the scales of quantised weights, "
-                "which can't be merged"
-            )
-
-
 def _check_vocabularies(one: Source, other: Source) -> None:
-    said = [s.vocab_size if isinstance(s, Checkpoint) else None for s in (one, other)]
     for name, spec in one.specs.items():
         own = other.specs.get(name)
-        if own is not None and name.endswith((*_WORDS, _HEAD)) and spec.shape[:1] != own.shape[:1]:
+        tokens = is_embedding(name) or is_head(name)
+        if own is not None and tokens and spec.shape[:1] != own.shape[:1]:
             raise WeftError(
-                f"{one.label} and {other.label} have vocabularies of different size: "
-                f"tensor '{name}' has the shapes {list(spec.shape)} and {list(own.shape)}"
+                f"{one.label} and {other.label} have vocabularies of different size: tensor "
+                f"'{name}' has the shapes {list(spec.shape)} and {list(own.shape)}"
+                f"{_remedy(one, other)}"
             )
-    if None not in said and said[0] != said[1]:
+    sizes = [_vocab_size(source) for source in (one, other)]
+    if None not in sizes and sizes[0] != sizes[1]:
         raise WeftError(
             f"{one.label} and {other.label} have vocabularies of different size: "
-            f"vocab_size is {said[0]} and {said[1]}"
+            f"vocab_size is {sizes[0]} and {sizes[1]}{_remedy(one, other)}"
         )
+
+
+def _vocab_size(source: Source) -> int | None:
+    """As the model's configuration says; none where rows were aligned or are never read."""
+    if isinstance(source, Absent | Aligned):
+        return None
+    checkpoint = checkpoint_of(source)
+    return None if checkpoint is None else checkpoint.vocab_size
+
+
+def _remedy(one: Source, other: Source) -> str:
+    """What helps where both have tokenizers."""
+    homes = [None if (c := checkpoint_of(s)) is None else c.home for s in (one, other)]
+    if all(home is not None and has_vocabulary(home) for home in homes):
+        return "; align rows by token (--tokenizer base or union)"
+    return ""
 
 
 def _check_heads(one: Source, other: Source) -> None:
     """An output layer of its own in one, tied to the embedding in the other."""
     for with_head, without in ((one, other), (other, one)):
         for name in with_head.specs:
-            if not name.endswith(_HEAD) or name in without.specs:
+            if not name.endswith("lm_head.weight") or name in without.specs:
                 continue
-            if any(lacking.endswith(_WORDS) for lacking in without.specs):
+            if any(is_embedding(lacking) for lacking in without.specs):
                 raise WeftError(
                     f"tensor '{name}' is in {with_head.label}, but {without.label} ties it to "
                     "the embedding"

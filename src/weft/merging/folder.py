@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from blake3 import blake3
@@ -19,7 +19,9 @@ from weft import __version__
 from weft.artifacts.atomic import check_folder
 from weft.artifacts.hashing import hash_json
 from weft.artifacts.staging import staged
-from weft.errors import WeftError
+from weft.errors import WeftError, notice
+from weft.merging.alike import bring_together
+from weft.merging.beside import check_modules, notes_of_files, owner_of_files
 from weft.merging.card import (
     Parent,
     Story,
@@ -28,13 +30,16 @@ from weft.merging.card import (
     write_index,
     write_story,
 )
-from weft.merging.checkpoint import Checkpoint
 from weft.merging.engine import Merge, bytes_to_read, measured, pieces, stream
 from weft.merging.fitting import check_fitting
 from weft.merging.method import Method
 from weft.merging.methods import method_options
+from weft.merging.origin import checkpoint_of, signature_of
 from weft.merging.output import FolderSink, Shard, plan_shards
+from weft.merging.placed import Absent
 from weft.merging.source import Source
+from weft.merging.vocabulary.align import Aligned
+from weft.merging.vocabulary.rules import TokenizerRules
 
 _FORMAT = 1  # raised when the same plan gives other bytes
 _BESIDE = 256 << 20  # bytes of memory beside the tensors, unless the caller says
@@ -68,18 +73,25 @@ def merge_checkpoints(
     weights: Callable[[str], Sequence[float]],
     *,
     base: Source | None = None,
+    options: Callable[[str], Mapping[str, Sequence[float]]] | None = None,
+    round_to: torch.dtype | Literal["stored"] | None = None,
     dtype: torch.dtype | None = None,
     shard_bytes: int = 5_000_000_000,
     threads: int | None = None,
     memory: int | None = None,
     recipe: Mapping[str, Any] | None = None,
+    tokenizer: TokenizerRules | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Merge K parts into the folder `out`, tensor by tensor, never holding a model in memory.
 
-    `weights` gives a tensor's K weights by its name. Tensors get `dtype`, or keep that of the
+    `weights` gives a tensor's K weights by its name, `options` what single parts have for the
+    method's options; `round_to` is that of `Merge`. Tensors get `dtype`, or keep that of the
     first part, whose configuration and tokenizer files are copied too (where it has none, those
     of the base or of the next part that has some); integer tensors must be the same everywhere.
+    Of the files beside the weights, those that are not copied are named in a notice. `tokenizer`
+    says whose vocabulary comes out; without it, rows of embeddings must mean the same tokens in
+    all (`weft.merging.alike`). A part whose every weight is 0 is not read.
     Files hold at most `shard_bytes` of data unless one tensor is larger. `recipe` goes into
     `weft.json` and the card as it is.
 
@@ -93,8 +105,12 @@ def merge_checkpoints(
     """
     out = Path(out)
     check_folder(out, new=True)
-    merge = Merge(parts, method, weights, base)
-    check_fitting(merge)
+    absent = _absent(parts, weights)
+    ready = bring_together(parts, base, method, absent=absent, tokenizer=tokenizer, dtype=dtype)
+    parts, base = ready.parts, ready.base
+    merge = Merge(parts, method, weights, base, options, round_to)
+    check_fitting(merge, dtype)
+    check_modules(parts)
     if dtype is not None and not dtype.is_floating_point:
         kind = str(dtype).removeprefix("torch.")
         raise WeftError(f"dtype must be one of floating point numbers, not {kind}")
@@ -103,7 +119,11 @@ def merge_checkpoints(
     named = {name: weights(name) for name, spec in parts[0].specs.items() if measured(spec)}
     recipe = _recipe(method, named) if recipe is None else recipe
     sources = [*parts, *([] if base is None else [base])]
-    contents = [None if isinstance(one, Checkpoint) else _content(one) for one in sources]
+    contents = [None if _has_files(one) else _content(one) for one in sources]
+    owner = owner_of_files(parts, base)
+    notes = notes_of_files(owner, parts)
+    for note in notes:
+        notice(note)
     with staged(out, _key(merge, named, shards, dtype, recipe, contents)) as folder:
         with FolderSink(folder, shards, out) as sink:
             _check_room(out, shards, sink)
@@ -116,18 +136,30 @@ def merge_checkpoints(
                 None if base is None else parents[-1],
                 dtype,
                 sink.close(),
+                {} if owner is None else owner.beside.left_out,
+                notes,
             )
             meter.tell()
-        model = next((one for one in (parts[0], base, *parts[1:]) if _companions(one)), None)
-        assert model is None or isinstance(model, Checkpoint)
         write_index(folder, shards)
-        copy_companions(model, folder, dtype)
-        write_story(folder, out.name, story, None if model is None else model.config)
-        carry_recommender(parts, folder)
+        if owner is not None:
+            first = parts[0]
+            copy_companions(
+                owner, folder, dtype, first.output if isinstance(first, Aligned) else None
+            )
+        write_story(folder, out.name, story, None if owner is None else owner.config)
+        carry_recommender([one for one in parts if not isinstance(one, Absent)], folder)
 
 
-def _companions(source: Source | None) -> bool:
-    return isinstance(source, Checkpoint) and bool(source.companions)
+def _absent(parts: Sequence[Source], weights: Callable[[str], Sequence[float]]) -> list[bool]:
+    """Which parts have a weight of 0 for every tensor."""
+    table = [weights(name) for name, spec in parts[0].specs.items() if measured(spec)]
+    return [
+        bool(table) and not any(row[k] for row in table if k < len(row)) for k in range(len(parts))
+    ]
+
+
+def _has_files(source: Source) -> bool:
+    return isinstance(source, Absent) or checkpoint_of(source) is not None
 
 
 def _threads(merge: Merge, threads: int | None, memory: int | None) -> int:
@@ -186,18 +218,27 @@ def _key(
         "parts": [_identity(*one) for one in zip(merge.parts, contents, strict=False)],
         "base": None if merge.base is None else _identity(merge.base, contents[-1]),
     }
+    if merge.round_to is not None:
+        plan["round_to"] = str(merge.round_to)
+    if merge.options is not None:
+        plan["options"] = {name: _floats(merge.options(name)) for name in named}
     return hash_json(plan)[:16]
+
+
+def _floats(options: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {name: list(map(float, values)) for name, values in options.items()}
 
 
 def _identity(source: Source, content: str | None) -> list[Any]:
     """What tells the content of a source; files by what changes when they are written to."""
-    if not isinstance(source, Checkpoint):
+    checkpoint = checkpoint_of(source)
+    if isinstance(source, Absent) or checkpoint is None:
         return [source.label, content]
     files = [
         [str(file.path.resolve()), file.header.size, file.modified, file.header.raw.hex()]
-        for file in source.files
+        for file in checkpoint.files
     ]
-    return [source.label, hash_json(files)]
+    return [source.label, hash_json(files), *signature_of(source)]
 
 
 def _content(source: Source) -> str:
@@ -212,8 +253,11 @@ def _content(source: Source) -> str:
 
 
 def _parent(source: Source, content: str | None, threads: int) -> Parent:
-    if isinstance(source, Checkpoint):
-        return Parent(source.label, source.hashes(threads))
+    if isinstance(source, Absent):
+        return Parent(source.label, {})
+    checkpoint = checkpoint_of(source)
+    if checkpoint is not None:
+        return Parent(source.label, checkpoint.hashes(threads))
     return Parent(source.label, {"content": str(content)})
 
 

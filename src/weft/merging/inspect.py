@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 from weft.adapters import load_adapter
 from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import read_json
-from weft.errors import WeftError
+from weft.errors import WeftError, notice
 from weft.merging.algebra import weights
+from weft.merging.alike import bring_together
 from weft.merging.checkpoint import ADAPTER, Checkpoint, open_checkpoint
 from weft.merging.contrast import Contrast, contrast_adapters, contrast_checkpoints
+from weft.merging.lora.backbone import share_backbone
+from weft.merging.parts import kind_of
 from weft.merging.placed import Renamed
 from weft.merging.source import Source
+from weft.merging.vocabulary.match import match_vocabularies
+from weft.merging.vocabulary.rules import ROWS, TokenizerRules
 
 _TOLD = (
     "model_type",
@@ -29,6 +35,7 @@ _TOLD = (
     "tie_word_embeddings",
 )
 """What is told of a configuration."""
+_UNNAMED = "(not named)"
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -49,11 +56,11 @@ def describe(path: Path) -> dict[str, Any]:
 
 def is_adapter(path: Path) -> bool:
     """Whether this is a folder with an adapter's configuration."""
-    return (Path(path) / ADAPTER[0]).is_file()
+    return os.path.lexists(Path(path) / ADAPTER[0])
 
 
 def _adapter(path: Path) -> dict[str, Any]:
-    loaded = load_adapter(path)
+    loaded = load_adapter(path, backbone=_UNNAMED)
     shapes = loaded.shapes.values()
     told = {
         **loaded.manifest,
@@ -61,7 +68,9 @@ def _adapter(path: Path) -> dict[str, Any]:
         "ranks": sorted({one.rank for one in shapes}),
         "parameters": sum(one.rank * (one.out + one.inside) for one in shapes),
     }
-    return told | ({"saved": sorted(loaded.saved)} if loaded.saved else {})
+    told |= {"saved": sorted(loaded.saved)} if loaded.saved else {}
+    rows = {module: list(one.indices) for module, one in loaded.tokens.items()}
+    return told | ({"token_rows": rows} if rows else {})
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -90,25 +99,26 @@ def contrast(
     paths: Sequence[Path],
     base: Path | None = None,
     *,
+    backbone: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Contrast:
     """Compare adapters, or checkpoints trained from one `base`; see `weft.merging.contrast`.
 
-    With a base, adapters can stand beside checkpoints: they count as base + ΔW in float32.
+    `backbone` names the model of all adapters, where they have different names for it. With a base,
+    adapters can stand beside checkpoints: they count as base + ΔW in float32.
     `progress` is told how many elements are done, and how many there are.
     """
     labels = _labels(paths)
-    kinds = [is_adapter(path) for path in paths]
-    for path in paths:
-        if not Path(path).exists():
-            raise WeftError(f"{path} is not an adapter folder or a checkpoint: it does not exist")
+    kinds = [kind_of(Path(path)) == "adapters" for path in paths]
     if all(kinds):
         if base is not None:
             raise WeftError("a base is for checkpoints: an adapter's ΔW needs none")
-        return contrast_adapters(
-            [load_adapter(p, lazy=True) for p in paths], labels, threads=threads
-        )
+        adapters = [load_adapter(path, lazy=True, backbone=backbone) for path in paths]
+        shared = share_backbone(adapters, labels, backbone)
+        return contrast_adapters(shared, labels, threads=threads)
+    if backbone is not None:
+        raise WeftError("backbone is for adapters")
     if base is None:
         if any(kinds):
             raise WeftError(
@@ -121,7 +131,8 @@ def contrast(
         Renamed(label, origin + weights(path) if adapter else weights(path))
         for path, label, adapter in zip(paths, labels, kinds, strict=True)
     ]
-    every = sum(spec.size for spec in origin.specs.values() if spec.dtype.is_floating_point)
+    compared, whole = _row_by_row(parts, origin)
+    every = sum(spec.size for spec in whole.specs.values() if spec.dtype.is_floating_point)
     done = 0
 
     def tell(count: int) -> None:
@@ -130,18 +141,53 @@ def contrast(
         if progress is not None:
             progress(done, every)
 
-    return contrast_checkpoints(parts, origin, threads=threads, progress=tell)
+    return contrast_checkpoints(compared, whole, threads=threads, progress=tell)
+
+
+def _row_by_row(parts: Sequence[Source], base: Source) -> tuple[list[Source], Source]:
+    """As a merge would read them; tokenizers that differ are told, and rows compared as they are."""
+    ready = bring_together(parts, base, tokenizer=TokenizerRules(source=ROWS))
+    assert ready.base is not None
+    try:
+        match_vocabularies(ready.parts, ready.base, None)
+    except WeftError as error:
+        notice(str(error).partition("; align")[0])  # which a comparison can't
+    return list(ready.parts), ready.base
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as few as tell them apart."""
+    """The parts' domains, `gifts+lab`; where there are none, or two parts have the same, the end
+    of the path too, as little as tells them apart."""
     absolute = [Path(path).absolute() for path in paths]
     if len(set(absolute)) < len(absolute):
         twice = next(p for p, a in zip(paths, absolute, strict=True) if absolute.count(a) > 1)
         raise WeftError(f"{twice} is named twice")
-    depth = 1
-    while True:
-        labels = ["/".join(path.parts[-depth:]) for path in absolute]
-        if len(set(labels)) == len(labels):
-            return labels
-        depth += 1
+    domains = [_domains(path) for path in absolute]
+    labels: list[str] = []
+    for path, own in zip(absolute, domains, strict=True):
+        alike = [p for p, other in zip(absolute, domains, strict=True) if other == own]
+        if own and len(alike) == 1:
+            labels.append(own)
+        else:
+            end = _end(path, alike)
+            labels.append(f"{own} ({end})" if own else end)
+    return labels if len(set(labels)) == len(labels) else [str(path) for path in absolute]
+
+
+def _end(path: Path, others: Sequence[Path]) -> str:
+    """The last parts of a path, as few as none of the others has."""
+    for depth in range(1, len(path.parts)):
+        end = path.parts[-depth:]
+        if sum(other.parts[-depth:] == end for other in others) == 1:
+            return "/".join(end)
+    return str(path)
+
+
+def _domains(path: Path) -> str:
+    """What the manifest says that a part was trained on, or merged from."""
+    manifest = path / MANIFEST
+    said = read_json(manifest) if manifest.is_file() else None
+    names = said.get("domains") if isinstance(said, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ""
+    return "+".join(names)

@@ -15,6 +15,11 @@ from torch import Tensor
 
 Known = Mapping[str, Any]
 Scope = Literal["tensor", "global"]
+OPTIONS = "options"  # in Known: option of single parts -> a value for each row of a measurement
+
+
+def always(known: Known) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Block:
     weights: tuple[float, ...]  # K
     labels: tuple[str, ...]  # K
     base: Tensor | None = None  # [n] float32; None where the base is zero, as for adapters
+    place: int = 0  # of the first element among all merged ones, tensors in alphabetical order
 
     @property
     def size(self) -> int:
@@ -46,7 +52,8 @@ class Pass:
     these up in the order of the blocks. `settle` makes of the sum (and of the number of elements
     looked at) what later passes and `combine` find under `key`.
     With `per_part`, the first axis of the sum has one row a part and `settle` returns a list of K;
-    the engine keeps their order right where a scope covers several tensors.
+    the engine keeps their order right where a scope covers several tensors. A pass that is not
+    `needed`, by what earlier ones found, is left out, and its key is then not known.
     """
 
     key: str
@@ -54,6 +61,7 @@ class Pass:
     settle: Callable[[Tensor, Known, int], Any]
     scope: Scope = "tensor"
     per_part: bool = True
+    needed: Callable[[Known], bool] = always
 
 
 class Method(Protocol):
@@ -64,6 +72,11 @@ class Method(Protocol):
     relative: ClassVar[bool]  # blocks hold task vectors θ_k - θ_base, else weights θ_k
     rows: ClassVar[bool]  # needs whole rows in a block
     symmetric: ClassVar[bool]  # the order in which parts are named has no meaning
+
+    @property
+    def by_part(self) -> Sequence[str]:
+        """Options that a part may have a value of its own for, tensor by tensor: `own_option`."""
+        ...
 
     def check(self, parts: int) -> None:
         """A `WeftError` when this many parts can't be merged."""
@@ -80,3 +93,9 @@ class Method(Protocol):
     def combine(self, block: Block, known: Known) -> Tensor:
         """The merged elements [n] float32: a task vector if `relative`, else weights."""
         ...
+
+
+def own_option(known: Known, name: str, k: int, default: float) -> float:
+    """Part k's own value of an option, where the merge has one; else the method's."""
+    values = known.get(OPTIONS, {}).get(name)
+    return default if values is None else float(values[k])

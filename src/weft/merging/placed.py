@@ -48,6 +48,48 @@ class Single:
 
 
 @dataclass(frozen=True, eq=False)
+class Matched:
+    """A source with other names for its tensors, and without those that have none."""
+
+    source: Source
+    names: Mapping[str, str]  # name here -> name in the source
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        return {name: self.source.specs[own] for name, own in self.names.items()}
+
+    @property
+    def signature(self) -> str:
+        return repr(sorted(self.names.items()))
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        return self.source.read(self.names[name], start, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Absent:
+    """A part of weight 0: never read, it takes no part. It has the tensors of a part that does."""
+
+    label: str
+    present: Source
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        return self.present.specs
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """Zeros, but integers as they are in the part that is present."""
+        spec = self.specs[name]
+        if not spec.dtype.is_floating_point:
+            return self.present.read(name, start, count)
+        return torch.zeros(count, dtype=spec.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Placed:
     """An adapter's ΔW under the names of full weights; zero where the adapter has no module.
 

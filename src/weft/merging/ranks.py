@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass, Scope
+from weft.merging.method import Block, Known, Pass, Scope, always
 
 Values = Callable[[Block, Known], Sequence[Tensor]]
-Positions = Callable[[int, Known], Sequence[int]]
+Positions = Callable[[int, Known, int], Sequence[int]]  # elements, what is known, row
+
+
+class Tied(NamedTuple):
+    """An element of sorted values, and how many have its value."""
+
+    value: float
+    place: int  # among those of that value, counted from 0 upwards
+    equals: int  # how many have that value
+    among: int  # elements in all
 
 
 def ranks(
@@ -29,13 +39,16 @@ def ranks(
     signed: bool = False,
     scope: Scope = "tensor",
     per_part: bool = True,
+    needed: Callable[[Known], bool] = always,
+    ties: bool = False,
 ) -> list[Pass]:
     """Two passes that find elements of sorted values.
 
     `values` gives R tensors [n] float32 of a block (K of them with `per_part`), finite; they are
-    left as they are. `at` gives, for n elements in the scope, Q positions in ascending order of
-    value, counted from 0. `known[key]` is then a list of R tuples of Q floats. Without `signed`
-    it is the magnitudes |x| that are ranked. Memory: R · Q · 65,536 counts.
+    left as they are. `at` gives, for n elements in the scope and one of the R rows, Q positions in
+    ascending order of value, counted from 0. `known[key]` is then a list of R tuples of Q floats,
+    or with `ties` of Q `Tied`. Without `signed` it is the magnitudes |x| that are ranked.
+    Memory: R · Q · 65,536 counts.
     """
     code = _SIGNED if signed else _MAGNITUDE
     leading = f"{key}.leading"
@@ -48,26 +61,30 @@ def ranks(
         return torch.stack(counts)
 
     def settle_leading(counts: Tensor, known: Known, n: int) -> list[list[tuple[int, int]]]:
-        wanted = at(n, known)
-        return [[_find(row, position) for position in wanted] for row in counts.numpy()]
+        return [
+            [find(row, position) for position in at(n, known, k)]
+            for k, row in enumerate(counts.numpy())
+        ]
 
     def look_trailing(block: Block, known: Known) -> Tensor:
         rows = zip(values(block, known), known[leading], strict=True)
         return torch.stack([_trailing(code, row, [b for b, _ in found]) for row, found in rows])
 
-    def settle_trailing(counts: Tensor, known: Known, n: int) -> list[tuple[float, ...]]:
+    def settle_trailing(counts: Tensor, known: Known, n: int) -> list[tuple[Any, ...]]:
+        def one(inside: NDArray[np.int64], bucket: int, rest: int) -> Any:
+            trailing, place = find(inside, rest)
+            value = code.value(bucket, trailing)
+            return Tied(value, place, int(inside[trailing]), n) if ties else value
+
         rows = zip(counts.numpy(), known[leading], strict=True)
         return [
-            tuple(
-                code.value(bucket, _find(inside, rest)[0])
-                for inside, (bucket, rest) in zip(row, found, strict=True)
-            )
+            tuple(one(inside, *place) for inside, place in zip(row, found, strict=True))
             for row, found in rows
         ]
 
     return [
-        Pass(leading, look_leading, settle_leading, scope, per_part),
-        Pass(key, look_trailing, settle_trailing, scope, per_part),
+        Pass(leading, look_leading, settle_leading, scope, per_part, needed),
+        Pass(key, look_trailing, settle_trailing, scope, per_part, needed),
     ]
 
 
@@ -120,7 +137,7 @@ def _trailing(code: _Code, values: Tensor, buckets: Sequence[int]) -> Tensor:
     )
 
 
-def _find(counts: NDArray[np.int64], position: int) -> tuple[int, int]:
+def find(counts: NDArray[np.int64], position: int) -> tuple[int, int]:
     """The bin that holds a position, and the position within that bin."""
     ends = np.cumsum(counts)
     found = int(np.searchsorted(ends, position, side="right"))

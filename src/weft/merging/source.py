@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from weft.errors import WeftError
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -31,6 +33,11 @@ class Spec:
     @property
     def bytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+
+def measured(spec: Spec) -> bool:
+    """Whether a tensor is merged; one of integers is copied, an empty one needs nothing."""
+    return spec.dtype.is_floating_point and spec.size > 0
 
 
 class Source(Protocol):
@@ -64,3 +71,26 @@ class Memory:
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         return self.tensors[name].detach().reshape(-1)[start : start + count]
+
+
+def cast(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Merged float32 values in the dtype that is stored; what does not fit in is an error.
+
+    Rounding is to nearest, ties to even; a copied tensor passes as it is.
+    """
+    if not dtype.is_floating_point or not values.numel():
+        return values
+    low, high = (float(one) for one in torch.aminmax(values))
+    most = torch.finfo(dtype).max
+    made = values.to(dtype)
+    if -most <= low and high <= most:  # false for NaN as well
+        return made
+    if dtype.itemsize == 1:  # torch gives the largest number instead
+        bad = ~(values.abs() <= most)
+    else:
+        bad = ~torch.isfinite(made.to(torch.float32))
+    if bad.any():
+        value = float(values[bad][0])
+        kind = str(dtype).removeprefix("torch.")
+        raise WeftError(f"tensor '{name}' merges to {value:g}, which {kind} can't hold")
+    return made

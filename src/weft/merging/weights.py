@@ -20,9 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 
 from weft.errors import WeftError
+from weft.settings import StrictModel
 
 _LAYER = re.compile(r"(?:^|\.)(?:\w*layers?|h|\w*blocks?)\.(\d+)(?=\.|$)")
 _EARLY = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)(?:\.|$)", re.IGNORECASE)
@@ -30,7 +31,7 @@ _EARLY = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)(?:\.|$)", re.IGNORECASE)
 Value = float | tuple[float, ...]
 
 
-class Rule(BaseModel):
+class Rule(StrictModel):
     """A weight for some tensors: those that fit `pattern` or `filter` and lie in `layers`.
 
     A rule that says none of these is for every tensor. A gradient runs over the rule's layers.
@@ -42,6 +43,7 @@ class Rule(BaseModel):
     filter: str | None = None  # a text found in the name; '*' is found in every one
     layers: tuple[int, int] | None = None  # from the first number to before the second
     value: Value
+    outside: float | None = None  # of tensors outside the layers, in place of the gradient's ends
     optional: bool = False  # may fit no tensor
 
     @field_validator("value", mode="before")
@@ -137,6 +139,17 @@ def weight_spec(value: Any) -> WeightSpec:
     return _value(value)
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a weight is 0 for every tensor that there can be."""
+    try:
+        spec = weight_spec(value)
+    except ValueError:
+        return False
+    numbers = [spec] if isinstance(spec, int | float) else list(spec)
+    values = [one.value if isinstance(one, Rule) else one for one in numbers]
+    return not any(any(one) if isinstance(one, tuple) else one for one in values)
+
+
 @dataclass(frozen=True)
 class Weights:
     """Tensor name -> K weights."""
@@ -148,26 +161,35 @@ class Weights:
         return list(self.table[name])
 
 
+def check_count(specs: Sequence[Any], parts: int) -> None:
+    """A `WeftError` unless there is one weight for each part."""
+    if len(specs) != parts:
+        need = f"{parts} part{'s need' * (parts > 1) or ' needs'}"
+        raise WeftError(f"{need} {parts} weight{'s' * (parts > 1)}, not {len(specs)}")
+
+
 def resolve_weights(
-    specs: Sequence[Any], names: Iterable[str], labels: Sequence[str] | None = None
+    specs: Sequence[Any],
+    names: Iterable[str],
+    labels: Sequence[str] | None = None,
+    what: str = "weight",
 ) -> Weights:
-    """The weights of K parts for every tensor; `labels` name the parts in messages.
+    """The weights of K parts for every tensor; `labels` name the parts in messages, and `what`
+    the number, where it is another option than a weight.
 
     Raises `WeftError` for a wrong number of weights, one that is no finite number, a tensor that
     no rule is for, and a rule that is for no tensor unless it is `optional`.
     """
     known = list(labels) if labels is not None else [str(k + 1) for k in range(len(specs))]
-    if len(specs) != len(known):
-        said = f"{len(known)} part{'s need' * (len(known) > 1) or ' needs'}"
-        raise WeftError(f"{said} {len(known)} weight{'s' * (len(known) > 1)}, not {len(specs)}")
+    check_count(specs, len(known))
     where = places(names)
     columns, unused = [], []
     for label, given in zip(known, specs, strict=True):
         try:
             spec = weight_spec(given)
         except ValueError as error:
-            raise WeftError(f"the weight of part '{label}': {error}") from None
-        column, idle = _resolve(spec, where, label)
+            raise WeftError(f"the {what} of part '{label}': {error}") from None
+        column, idle = _resolve(spec, where, label, what)
         columns.append(column)
         unused += idle
     table = {name: tuple(column[name] for column in columns) for name in where}
@@ -175,24 +197,24 @@ def resolve_weights(
 
 
 def _resolve(
-    spec: WeightSpec, where: Mapping[str, Place], label: str
+    spec: WeightSpec, where: Mapping[str, Place], label: str, what: str
 ) -> tuple[dict[str, float], list[str]]:
     """One part's number for each tensor, and the optional rules that fit none."""
     column: dict[str, float] = {}
     idle: list[str] = []
     for rule in _rules(spec):
-        fitting = _fitting(rule, where, label)
+        fitting = _fitting(rule, where, label, what)
         if not fitting and not rule.optional:
-            raise WeftError(f"the weight of part '{label}': {rule.said()} fits no tensor")
+            raise WeftError(f"the {what} of part '{label}': {rule.said()} fits no tensor")
         anywhere = rule.model_copy(update={"layers": None})
-        if not fitting and not _fitting(anywhere, where, label):
+        if not fitting and not _fitting(anywhere, where, label, what):
             idle.append(anywhere.said())
         for name in fitting:
-            column.setdefault(name, _at(rule, where[name], label))
+            column.setdefault(name, _at(rule, where[name], label, what))
     for name in where:
         if name not in column:
             layer = f" (layer {where[name].index})" if where[name].count else ""
-            raise WeftError(f"part '{label}': no rule gives a weight for tensor '{name}'{layer}")
+            raise WeftError(f"part '{label}': no rule gives a {what} for tensor '{name}'{layer}")
     return column, idle
 
 
@@ -203,7 +225,7 @@ def _rules(spec: WeightSpec) -> tuple[Rule, ...]:
     return (Rule(value=numbers),) if numbers else tuple(o for o in spec if isinstance(o, Rule))
 
 
-def _fitting(rule: Rule, where: Mapping[str, Place], label: str) -> list[str]:
+def _fitting(rule: Rule, where: Mapping[str, Place], label: str, what: str) -> list[str]:
     names: list[str] = list(where)
     if rule.pattern is not None:
         found = re.compile(rule.pattern)
@@ -215,16 +237,18 @@ def _fitting(rule: Rule, where: Mapping[str, Place], label: str) -> list[str]:
     start, end = rule.layers
     most = max((place.count for place in where.values()), default=0)
     if end > most:
-        raise WeftError(f"the weight of part '{label}': {rule.said()}, but there are {most} layers")
+        raise WeftError(f"the {what} of part '{label}': {rule.said()}, but there are {most} layers")
     return [name for name in names if start <= where[name].index < end]
 
 
-def _at(rule: Rule, place: Place, label: str) -> float:
+def _at(rule: Rule, place: Place, label: str, what: str) -> float:
+    if rule.outside is not None and place.side != "inside":
+        return rule.outside
     if isinstance(rule.value, int | float):
         return float(rule.value)
     if place.count == 0 and len(rule.value) > 1:
         raise WeftError(
-            f"the weight of part '{label}': a gradient needs layers, but no tensor has a layer's "
+            f"the {what} of part '{label}': a gradient needs layers, but no tensor has a layer's "
             "number in its name"
         )
     return interpolate(rule.value, place.depth(*(rule.layers or (0, place.count))))

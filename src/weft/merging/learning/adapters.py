@@ -43,9 +43,10 @@ def check_adapters(model: nn.Module, adapters: Sequence[Adapter]) -> None:
         raise WeftError("learning merging weights needs at least two adapters")
     names = set(adapters[0].factors)
     for number, one in enumerate(adapters, start=1):
-        if one.saved:
+        if one.saved or one.tokens:
             raise WeftError(
-                f"adapter {number} saves modules whole; weights are learned for LoRA only"
+                f"adapter {number} saves modules whole or trains rows alone; weights are learned "
+                "for LoRA only"
             )
         if other := names ^ set(one.factors):
             raise WeftError(f"adapters 1 and {number} differ in the module '{min(other)}'")

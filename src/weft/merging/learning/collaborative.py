@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from weft.data.domain import Catalogue
@@ -35,11 +35,12 @@ from weft.merging.learning.probes import Probes, ProbeSettings
 from weft.merging.learning.vectors import Place
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoder
+from weft.settings import StrictModel
 from weft.text import joined
 from weft.training.batches import seed_of
 
 
-class CollaborativeSettings(BaseModel):
+class CollaborativeSettings(StrictModel):
     """How merging weights are learned; the defaults are MergeRec's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_json
 from weft.errors import WeftError
-from weft.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from weft.training.checkpoint import Progress, Saver, load_checkpoint, save_checkpoint
 
 Loss = Callable[[Tensor, int], Tensor]
 """(coefficients w [K, G], step from 0) -> scalar, with gradients to w."""
 
-CHECKPOINT_EVERY = 25  # steps
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 25, 60.0  # steps; seconds, where steps are slow
 MOST_RISE = 0.1  # of the held-out objective over its start, as a share: beyond, it diverges
 
 
@@ -75,7 +75,7 @@ def learn(
     def coefficients() -> Tensor:
         return torch.softmax(numbers, dim=0) if shares else numbers
 
-    stopped = ""
+    stopped, saver = "", Saver(CHECKPOINT_EVERY, CHECKPOINT_SECONDS)
     while not stopped:
         step = progress.step
         if held_out is not None and (step % held_out_every == 0 or step == steps):
@@ -94,8 +94,9 @@ def learn(
         optimizer.step()
         progress.step += 1
         progress.curve.append((progress.step, float(value.detach()), None))
-        if checkpoints is not None and progress.step % CHECKPOINT_EVERY == 0:
+        if checkpoints is not None and saver.due(progress.step):
             save_checkpoint(checkpoints, key, progress, named, optimizer, best)
+            saver.saved()
         if report is not None:
             report(progress.step, steps, float(progress.step))
     kept = progress.step

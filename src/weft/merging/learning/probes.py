@@ -14,18 +14,19 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import IntArray
 from weft.errors import WeftError
+from weft.settings import StrictModel
 from weft.training.batches import seed_of
 
 Choice = Literal["random", "centroid", "popular"]
 FILE = "probes.npz"
 
 
-class ProbeSettings(BaseModel):
+class ProbeSettings(StrictModel):
     """Which pseudo-users a domain gives."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -18,15 +18,17 @@ from weft.backbones import Precision, load_backbone
 from weft.backbones.load import dtype_of, fingerprint_of
 from weft.data.domain import Catalogue, IntArray
 from weft.errors import WeftError
+from weft.merging.job import Job
 from weft.merging.learning.adapters import check_adapters, weighted_adapters
 from weft.merging.learning.collaborative import CollaborativeSettings, Learner, Taught
 from weft.merging.learning.groups import Groups, make_groups
 from weft.merging.learning.learn import Learned
 from weft.merging.learning.probes import Probes, make_probes
 from weft.merging.learning.vectors import Place, split, weighted
-from weft.merging.merge import Job, plan_merge
+from weft.merging.merge import plan_merge
 from weft.merging.methods import make_method
 from weft.merging.parts import Base, Part
+from weft.merging.vocabulary.rules import ROWS, TokenizerRules
 from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.recommenders.kinds import make_recommender
 from weft.training.batches import seed_of
@@ -65,6 +67,9 @@ def learn_collaborative(
     base: Base | None = None,
     backbone: str | None = None,
     labels: Sequence[str | None] | None = None,
+    union: bool = False,
+    one_backbone: str | None = None,
+    tokenizer: TokenizerRules | None = None,
     seed: int = 0,
     popularity: Sequence[IntArray] | None = None,
     precision: Precision = "auto",
@@ -77,7 +82,8 @@ def learn_collaborative(
 
     Part k was trained on the domain of catalogue k: a folder of a checkpoint, or an adapter (a
     folder or an `Adapter`). Checkpoints need their `base`, a folder; adapters the `backbone` that
-    they name. `popularity` [items] of each catalogue is only for `probes: {choose: popular}`.
+    they name. `union`, `tokenizer` and `one_backbone` are `union`, `tokenizer` (rows alone) and
+    `backbone` of `weft.merge`. `popularity` [items] of each catalogue is only for `probes: {choose: popular}`.
     Nothing else about users can be given. With `cache`, a folder, item vectors of the parts are
     kept there; with `checkpoints`, a killed call goes on where it was.
 
@@ -86,8 +92,9 @@ def learn_collaborative(
     """
     settings = settings or CollaborativeSettings()
     sources = open_sources(
-        parts, recommender, settings, base=base, backbone=backbone, labels=labels,
-        precision=precision, device=device, cache=cache,
+        parts, recommender, settings, base=base, backbone=backbone, labels=labels, union=union,
+        one_backbone=one_backbone, tokenizer=tokenizer, precision=precision, device=device,
+        cache=cache,
     )  # fmt: skip
     return _learn(
         sources, catalogues, settings, seed, popularity=popularity, checkpoints=checkpoints,
@@ -103,12 +110,28 @@ def open_sources(
     base: Base | None = None,
     backbone: str | None = None,
     labels: Sequence[str | None] | None = None,
+    union: bool = False,
+    one_backbone: str | None = None,
+    tokenizer: TokenizerRules | None = None,
     precision: Precision = "auto",
     device: str = "cpu",
     cache: Path | None = None,
 ) -> Sources:
     """The parts of `learn_collaborative`, opened and checked."""
-    job = plan_merge(parts, settings.method, None, base=base, labels=labels)
+    if tokenizer is not None and tokenizer.source != ROWS:
+        raise WeftError(
+            "weights are learned of parts with one vocabulary: --learn takes no --tokenizer but rows"
+        )
+    job = plan_merge(
+        parts,
+        settings.method,
+        None,
+        base=base,
+        labels=labels,
+        union=union,
+        backbone=one_backbone,
+        tokenizer=tokenizer,
+    )
     return Sources(job, base, backbone, recommender, precision, device, cache)
 
 
@@ -225,7 +248,9 @@ class Sources:
             raise WeftError("learning merging weights of checkpoints needs their base, a folder")
         if self.job.parts.kind == "adapters":
             if self.backbone is None:
-                raise WeftError("learning merging weights of adapters needs their backbone")
+                raise WeftError(
+                    "learning merging weights of adapters needs their backbone (backbone)"
+                )
             if self.job.method != make_method("task_arithmetic"):
                 raise WeftError("of adapters the weights of task_arithmetic can be learned: a sum")
         else:  # before minutes of encoding, not after them

@@ -16,6 +16,7 @@ from weft.adapters.factors import Half, LazyFactors
 from weft.errors import WeftError
 from weft.merging.engine import Merge
 from weft.merging.lora.dense import merge_each
+from weft.merging.lora.kept import kept_shares, written
 from weft.merging.lora.knots import Basis, basis
 from weft.merging.lora.lego import lego
 from weft.merging.lora.lowrank import (
@@ -28,7 +29,7 @@ from weft.merging.lora.lowrank import (
     whole,
 )
 from weft.merging.lora.parts import Parts, Space, Weigh, gather
-from weft.merging.lora.saved import effective, merge_saved
+from weft.merging.lora.saved import check_saved, effective, merge_rows, merge_saved
 from weft.merging.lora.sources import DeltaSource
 from weft.merging.method import Method
 from weft.merging.schedule import Step, Work, run_all, threads_alone
@@ -50,6 +51,8 @@ def merge_adapters(
     labels: Sequence[str] | None = None,
     threads: int | None = None,
     base: Source | None = None,
+    union: bool = False,
+    options: Callable[[str], Mapping[str, Sequence[float]]] | None = None,
 ) -> Adapter:
     """One adapter out of several of one backbone, by any method; float32 factors.
 
@@ -63,7 +66,11 @@ def merge_adapters(
     (`merge.truncation`: ‖lost‖ / ‖ΔW‖ in Frobenius norm). For `lego`, `rank` is the number of
     clusters. `space: factors` merges A and B each by itself; parts need one rank and scaling.
 
-    A module that a part lacks has ΔW = 0 there, and the manifest names it (`merge.missing`).
+    Modules are matched to the names of the first part, across known wrappers
+    (`weft.merging.lora.names`). A module that a part lacks has ΔW = 0 there, and the manifest names
+    it (`merge.missing`); a part with fewer than half of its modules in common with the others is
+    refused unless `union` allows it. `options` gives, by a module's or saved tensor's name, what
+    single parts have for the method's options.
     Tensors saved whole are merged as weights (`weft.merging.lora.saved`), with those of `base`
     where it is given. Adapters of different backbones or recommenders are refused. The result has
     the same bits whatever the number of threads, and in whatever order the parts are named, unless
@@ -76,13 +83,31 @@ def merge_adapters(
     if rank is not None and rank < 1:
         raise WeftError(f"a merge needs a rank of at least 1, not {rank}")
     how = make_method(method)
-    given = gather(parts, labels, how, weights, space)
+    given = replace(gather(parts, labels, how, weights, space, union=union), options=options)
     one = _Merge(given, how, rank, threads)
-    saved = merge_saved(given, how, base=base, threads=threads)
+    header = given.header  # disagreements are said before any work
+    saved = {**given.carried, **merge_saved(given, how, base=base, threads=threads)}
+    tokens = merge_rows(given, how, base=base, threads=threads)
     merged = one.in_factors() if space == "factors" else one.in_deltas()
     factors = {module: merged[module].factors for module in given.modules}
     _check_finite(factors)
-    return Adapter(factors, _manifest(given, _recipe(one, space, merged)), saved)
+    manifest = _manifest(given, _recipe(one, space, merged))
+    return Adapter(factors, manifest, saved, tokens, header)
+
+
+def check_adapters(
+    parts: Sequence[Adapter],
+    method: Method,
+    weights: Weigh,
+    space: Space,
+    labels: Sequence[str],
+    *,
+    union: bool,
+) -> None:
+    """A `WeftError` for what `merge_adapters` would refuse of the parts, before any work."""
+    gathered = gather(parts, labels, method, weights, space, union=union)
+    _ = gathered.header  # disagreements are an error
+    check_saved(gathered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +126,7 @@ class _Merge:
             return self.each(self.pieced)
         if isinstance(self.method, Knots):
             return self.knotted(self.method)
-        merge = Merge(self.parts.deltas(), self.method, self.parts.weigh)
+        merge = Merge(self.parts.deltas(), self.method, self.parts.weigh, None, self.parts.own)
         return merge_each(merge, self.fitted, threads=self.threads)
 
     def in_factors(self) -> dict[str, Truncated]:
@@ -111,7 +136,7 @@ class _Merge:
             raise WeftError(f"method '{self.method.name}' merges ΔW: it needs space: delta")
         if effective(self.method, [1.0]) is not None:
             return self.each(self.averaged)
-        merge = Merge(self.parts.halves(), self.method, self.parts.weigh)
+        merge = Merge(self.parts.halves(), self.method, self.parts.weigh, None, self.parts.own)
         halves = merge_each(merge, lambda _, half: half, threads=self.threads)
         shapes = next(iter(self.parts.adapters.values())).shapes
         return self.each(
@@ -178,7 +203,7 @@ class _Merge:
             made = self.fitted(module, merged)
             return replace(made, factors=replace(made.factors, b=own.left.float() @ made.factors.b))
 
-        merge = Merge(sources, method.then, self.parts.weigh)
+        merge = Merge(sources, method.then, self.parts.weigh, None, self.parts.own)
         return merge_each(merge, back, threads=self.threads)
 
     def fitted(self, module: str, delta: Tensor) -> Truncated:
@@ -241,18 +266,22 @@ def _recipe(one: _Merge, space: Space, merged: Mapping[str, Truncated]) -> dict[
     recipe: dict[str, Any] = {"method": method.name}
     recipe |= {"settings": settings} if settings else {}
     recipe |= {"space": space, "weights": table, "labels": list(parts.adapters)}
+    recipe |= {"written": written(merged)}
     recipe |= {"missing": parts.missing} if parts.missing else {}
     if one.rank is not None:
         errors = {module: float(f"{made.error:.3g}") for module, made in merged.items()}
         values = list(errors.values()) or [0.0]
         said = {"max": max(values), "mean": math.fsum(values) / len(values), "modules": errors}
-        recipe |= {"rank": one.rank, "truncation": said}
+        recipe |= {"rank": one.rank, "truncation": said | kept_shares(merged)}
     return recipe
 
 
 def _manifest(parts: Parts, recipe: dict[str, Any]) -> dict[str, Any]:
-    adapters = list(parts.adapters.values())
-    first = adapters[0].manifest
+    columns = list(zip(*parts.table.values(), strict=True))  # weights of each part
+    every = list(parts.adapters.values())
+    alive = [one for one, weights in zip(every, columns, strict=False) if any(weights)]
+    adapters = alive or every  # a part of weight 0 takes no part
+    first = every[0].manifest
     domains = dict.fromkeys(name for part in adapters for name in part.manifest.get("domains", []))
     manifest = {
         "backbone": first["backbone"],
@@ -264,4 +293,7 @@ def _manifest(parts: Parts, recipe: dict[str, Any]) -> dict[str, Any]:
     }
     if "recommender" in first:
         manifest["recommender"] = first["recommender"]
+    split = first.get("split")  # of the training: another may test what was trained on
+    if split is not None and all(part.manifest.get("split") == split for part in adapters):
+        manifest["split"] = split
     return manifest

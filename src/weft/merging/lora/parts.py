@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from weft.adapters import Adapter, Factors, FactorShape
+from weft.adapters import Adapter, Factors, FactorShape, PeftHeader
+from weft.adapters.header import merge_headers
+from weft.artifacts.hashing import short_hashes
 from weft.errors import WeftError
+from weft.merging.lora.names import align
+from weft.merging.lora.rows import weight_of
 from weft.merging.lora.sources import DeltaSource, FactorSource, split
 from weft.merging.method import Method
 
 Space = Literal["delta", "factors"]
+FOLD_EACH = "fold each into a checkpoint (weft fold) and merge these"
+"""The remedy where parts trained different kinds of things."""
 Weigh = Callable[[str], Sequence[float]]
 
 
@@ -37,6 +44,8 @@ class Parts:
 
     adapters: Mapping[str, Adapter]
     table: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # for people
+    options: Callable[[str], Mapping[str, Sequence[float]]] | None = None
 
     @cached_property
     def modules(self) -> dict[str, tuple[int, int]]:
@@ -47,8 +56,48 @@ class Parts:
 
     @cached_property
     def saved(self) -> list[str]:
-        """Every part's tensors of modules saved whole."""
-        return list(dict.fromkeys(n for one in self.adapters.values() for n in one.saved))
+        """Every part's tensors of modules saved whole, but for those that it carries unchanged."""
+        every = dict.fromkeys(n for one in self.adapters.values() for n in one.saved)
+        return [name for name in every if name not in self.carried]
+
+    @cached_property
+    def carried(self) -> dict[str, Tensor]:
+        """The backbone's own weights that parts carry beside factors: the same in all of them."""
+        found: dict[str, tuple[str, Tensor]] = {}
+        for label, one in self.adapters.items():
+            for name in one.carried:
+                for other, part in self.adapters.items():
+                    if name in part.saved and name not in part.carried:
+                        module = name.rpartition(".")[0]
+                        raise WeftError(
+                            f"'{module}' has factors in {label} and is saved whole in {other}: "
+                            f"{FOLD_EACH}"
+                        )
+                first, known = found.setdefault(name, (label, one.saved[name]))
+                if not torch.equal(known, one.saved[name]):
+                    raise WeftError(
+                        f"'{name}', the backbone's own weight, differs in {first} and {label}: "
+                        "they were trained on different backbones, or resized its vocabulary "
+                        "differently"
+                    )
+        return {name: tensor for name, (_, tensor) in found.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """All that has weights of its own."""
+        return [*self.modules, *self.saved, *self.rows]
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """Every part's embeddings of which rows were trained alone, by their weight."""
+        return list(
+            dict.fromkeys(weight_of(n) for one in self.adapters.values() for n in one.tokens)
+        )
+
+    @cached_property
+    def header(self) -> PeftHeader:
+        """What PEFT's configuration is to say of what comes out."""
+        return merge_headers({label: one.header for label, one in self.adapters.items()})
 
     @cached_property
     def missing(self) -> dict[str, list[str]]:
@@ -94,6 +143,14 @@ class Parts:
         """Every part for the engine, as A and B."""
         return [FactorSource(label, one) for label, one in self.adapters.items()]
 
+    @property
+    def own(self) -> Callable[[str], Mapping[str, Sequence[float]]] | None:
+        """Options of single parts, of a module, of one of its factors, or of a saved tensor."""
+        options = self.options
+        if options is None:
+            return None
+        return lambda name: options(name if name in self.table else split(name)[0])
+
     def weigh(self, name: str) -> list[float]:
         """K weights of a module, of one of its factors, or of a tensor saved whole."""
         return list(self.table[name if name in self.table else split(name)[0]])
@@ -105,8 +162,13 @@ def gather(
     method: Method,
     weights: Sequence[float] | Weigh | None,
     space: Space,
+    *,
+    union: bool = False,
 ) -> Parts:
-    """Check that adapters can be merged, and give every module its weights."""
+    """Check that adapters can be merged, and give every module its weights.
+
+    Modules are matched to the names of the first part (`weft.merging.lora.names.align`).
+    """
     if not adapters:
         raise WeftError("a merge needs at least one adapter")
     names = list(labels or (f"part {k}" for k in range(1, len(adapters) + 1)))
@@ -114,12 +176,17 @@ def gather(
         raise WeftError(f"{len(adapters)} adapters need {len(adapters)} labels, not {len(names)}")
     if len(set(names)) < len(names):
         raise WeftError(f"two parts are named '{max(names, key=names.count)}'")
+    if getattr(method, "checkpoints_only", False):
+        raise WeftError(f"method '{method.name}' is for checkpoints, not for adapters")
     method.check(len(adapters))
-    parts = Parts(dict(zip(names, adapters, strict=True)))
+    for label, part in zip(names[1:], adapters[1:], strict=True):
+        _check_backbones(names[0], adapters[0], label, part)
+    aligned = align(adapters, names, union=union)
+    parts = Parts(dict(zip(names, aligned.adapters, strict=True)), notes=aligned.notes)
     _check_alike(parts, space)
     given = method.default_weights(len(adapters)) if weights is None else weights
-    table = {name: _checked(given, name, len(names)) for name in [*parts.modules, *parts.saved]}
-    return Parts(parts.adapters, table)
+    table = {name: _checked(given, name, len(names)) for name in parts.names}
+    return replace(parts, table=table)
 
 
 def _checked(given: Sequence[float] | Weigh, name: str, count: int) -> list[float]:
@@ -132,16 +199,17 @@ def _checked(given: Sequence[float] | Weigh, name: str, count: int) -> list[floa
     return found
 
 
+def _check_backbones(label: str, first: Adapter, other: str, part: Adapter) -> None:
+    if part.fingerprint != first.fingerprint:
+        one, another = short_hashes(first.fingerprint, part.fingerprint)
+        raise WeftError(
+            f"{label} belongs to backbone {first.manifest['backbone']['name']} ({one}), "
+            f"{other} to {part.manifest['backbone']['name']} ({another})"
+        )
+    _check_recommenders(label, first, other, part)
+
+
 def _check_alike(parts: Parts, space: Space) -> None:
-    (label, first), *others = parts.adapters.items()
-    for other, part in others:
-        if part.fingerprint != first.fingerprint:
-            raise WeftError(
-                f"{label} belongs to backbone {first.manifest['backbone']['name']} "
-                f"({first.fingerprint[:12]}…), {other} to "
-                f"{part.manifest['backbone']['name']} ({part.fingerprint[:12]}…)"
-            )
-        _check_recommenders(label, first, other, part)
     seen: dict[str, tuple[str, FactorShape]] = {}
     for other, part in parts.adapters.items():
         for module, shape in part.shapes.items():

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weft.adapters import TokenRows
 from weft.errors import WeftError
 from weft.merging.engine import Merge, merge_in_memory
-from weft.merging.lora.parts import Parts
+from weft.merging.lora.parts import FOLD_EACH, Parts
+from weft.merging.lora.rows import TokenUnion
 from weft.merging.method import Method
+from weft.merging.quantised import check_numbers
 from weft.merging.source import Memory, Source, Spec
 
 
@@ -25,36 +28,67 @@ def merge_saved(
     θ_base + Σ λ_k (θ_k - θ_base), as for every other tensor of the model. Methods on task vectors
     need the base's tensors.
     """
+    check_saved(parts)
     if not parts.saved:
         return {}
-    _check_everywhere(parts)
     sources = [
         Memory(label, {name: one.saved[name] for name in parts.saved})
         for label, one in parts.adapters.items()
     ]
-    method, under = _inner(method), None
+    under = None
     if base is not None:
         under = _Chosen(base, {name: _spec(base, name) for name in parts.saved})
+    return _merge_whole(sources, parts, method, under, threads)
+
+
+def merge_rows(
+    parts: Parts, method: Method, *, base: Source | None = None, threads: int | None = None
+) -> dict[str, TokenRows]:
+    """Rows of embeddings that parts trained alone, over the union of their tokens.
+
+    They are merged as tensors saved whole are; where that needs the backbone's rows, they are read
+    from `base` or else from the backbone that the adapters name.
+    """
+    union = TokenUnion(parts.adapters, base)
+    if not union.indices:
+        return {}
+    sources = union.parts()
+    table = [effective(_inner(method), parts.weigh(name)) for name in parts.rows]
+    plain = all(one is not None and abs(math.fsum(one) - 1) <= 1e-6 for one in table)
+    under = None if plain and union.lacking is None else Memory("the backbone", union.under)
+    return union.merged(_merge_whole(sources, parts, method, under, threads))
+
+
+def _merge_whole(
+    sources: Sequence[Source],
+    parts: Parts,
+    method: Method,
+    base: Source | None,
+    threads: int | None,
+) -> dict[str, Tensor]:
+    method = _inner(method)
+    names = list(sources[0].specs)
     if effective(method, [1.0]) is None:
         if method.needs_base and base is None:
             raise WeftError(
-                f"tensor '{parts.saved[0]}' is saved whole, and method '{method.name}' works on "
-                "differences from a base: give the base, or merge with 'linear'"
+                f"tensor '{names[0]}' is saved whole, and method '{method.name}' works on "
+                "differences from a base: give the base (--base), or merge with 'linear'"
             )
-        merge = Merge(sources, method, parts.weigh, under if method.needs_base else None)
+        origin = base if method.needs_base else None
+        merge = Merge(sources, method, parts.weigh, origin, parts.own)
         return merge_in_memory(merge, threads=threads)
-    return _sums(sources, parts, method, under, threads)
+    return _sums(sources, parts, method, base, threads)
 
 
 def effective(method: Method, weights: Sequence[float]) -> list[float] | None:
     """The weights with which a method is a plain weighted sum of task vectors, if it is one."""
     from weft.merging.methods import Concat, Linear, TaskArithmetic
 
-    if isinstance(method, Linear) and method.normalize:
+    if isinstance(method, Linear | TaskArithmetic) and method.normalize:
         total = math.fsum(weights)
         if not total:
             raise WeftError("weights that sum to 0 can't be normalised")
-        return [weight / total for weight in weights]
+        weights = [weight / total for weight in weights]
     if isinstance(method, TaskArithmetic):
         return [method.scale * weight for weight in weights]
     return list(weights) if isinstance(method, Linear | Concat) else None
@@ -78,7 +112,7 @@ def _sums(
 ) -> dict[str, Tensor]:
     from weft.merging.methods import Linear, TaskArithmetic
 
-    table = {name: effective(method, parts.table[name]) or [] for name in parts.saved}
+    table = {name: effective(method, parts.table[name]) or [] for name in sources[0].specs}
     if base is not None:
         merge = Merge(sources, TaskArithmetic(), lambda name: table[name], base)
         return merge_in_memory(merge, threads=threads)
@@ -86,25 +120,27 @@ def _sums(
         if abs(math.fsum(weights) - 1) > 1e-6:
             raise WeftError(
                 f"tensor '{name}' is saved whole, and its weights {weights} do not sum to 1: "
-                "give the base"
+                "give the base (--base)"
             )
     return merge_in_memory(Merge(sources, Linear(), lambda name: table[name]), threads=threads)
 
 
-def _check_everywhere(parts: Parts) -> None:
+def check_saved(parts: Parts) -> None:
+    """A `WeftError` for a tensor that only some parts save whole, which names both sides."""
     for name in parts.saved:
         for label, one in parts.adapters.items():
             if name not in one.saved:
                 there = next(k for k, other in parts.adapters.items() if name in other.saved)
                 raise WeftError(
                     f"tensor '{name}' is saved whole in {there} but not in {label}, "
-                    "so there is nothing to merge it with"
+                    f"so there is nothing to merge it with: {FOLD_EACH}"
                 )
 
 
 def _spec(base: Source, name: str) -> Spec:
     if name not in base.specs:
         raise WeftError(f"tensor '{name}' is saved whole, but {base.label} lacks it")
+    check_numbers(base, name)
     return base.specs[name]
 
 

@@ -54,7 +54,7 @@ class Lego(_AdapterMethod):
         ge=1,
         description="number of clusters, the rank of the result; none: the largest of a part",
     )
-    seed: int = Field(default=0, description="of the first centres of k-means")
+    seed: int = Field(default=0, ge=0, description="of the first centres of k-means")
     iterations: int = Field(default=100, ge=1, description="at most so many steps of k-means")
     output_scale: bool = Field(default=True, description="scale the result by √r/√k")
 
@@ -73,6 +73,10 @@ class Knots(_AdapterMethod):
     scale_by: Literal["none", "sigma"] = Field(
         default="sigma", description="merge the V_k as they are, or times the singular values"
     )
+
+    @property
+    def by_part(self) -> Sequence[str]:
+        return self.then.by_part
 
     def check(self, parts: int) -> None:
         super().check(parts)

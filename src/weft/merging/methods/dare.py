@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from weft.errors import WeftError
 from weft.merging.masks import STEPS, draws, kept, threshold
-from weft.merging.method import Block, Known, Pass
+from weft.merging.method import Block, Known, Pass, own_option
 from weft.merging.methods.linear import TaskArithmetic
 from weft.merging.methods.settings import Inner, Wrapper
 from weft.merging.methods.ties import Ties
@@ -41,7 +42,10 @@ class _Dropping(Wrapper):
         return [Pass("l1", self._sums, _ratios)] if self.rescale == "l1" else []
 
     def thin(self, block: Block, known: Known) -> Sequence[Tensor]:
-        parts = [self._drop(block, k) if w else block.parts[k] for k, w in enumerate(block.weights)]
+        parts = [
+            self._drop(block, known, k) if w else block.parts[k]
+            for k, w in enumerate(block.weights)
+        ]
         if self.rescale != "l1":
             return parts
         return [part.mul_(ratio) for part, ratio in zip(parts, known["l1"], strict=True)]
@@ -52,11 +56,11 @@ class _Dropping(Wrapper):
         return replace(super()._thinned(block, known), labels=labels)
 
     @abstractmethod
-    def _mask(self, block: Block, k: int) -> Tensor | None:
+    def _mask(self, block: Block, known: Known, k: int) -> Tensor | None:
         """What part k is multiplied by [n] float32, all but the ratio of `l1`; None for 1."""
 
-    def _drop(self, block: Block, k: int) -> Tensor:
-        mask = self._mask(block, k)
+    def _drop(self, block: Block, known: Known, k: int) -> Tensor:
+        mask = self._mask(block, known, k)
         return block.parts[k] if mask is None else block.parts[k].mul_(mask)
 
     def _draws(self, block: Block, k: int, steps: int = STEPS) -> NDArray[np.uint8 | np.uint16]:
@@ -66,7 +70,7 @@ class _Dropping(Wrapper):
         """Σ |τ_k| before and after dropping: [K, 2] float64."""
         found = []
         for k, part in enumerate(block.parts):
-            mask, sizes = self._mask(block, k), part.abs_()
+            mask, sizes = self._mask(block, known, k), part.abs_()
             before = sizes.sum()
             found += [before, before if mask is None else torch.dot(sizes, mask)]
         return torch.stack(found).view(-1, 2).to(torch.float64)
@@ -84,6 +88,7 @@ class Dare(_Dropping):
 
     name: ClassVar[str] = "dare"
     source: ClassVar[str] = "Yu et al. 2023, arXiv 2311.03099"
+    own_options: ClassVar[tuple[str, ...]] = ("drop_rate",)
 
     drop_rate: float = Field(
         default=0.5,
@@ -95,8 +100,11 @@ class Dare(_Dropping):
     seed: int = Field(default=0, description=_SEED)
     then: Inner = Field(default=TaskArithmetic(), description=_THEN)
 
-    def _mask(self, block: Block, k: int) -> Tensor | None:
-        dropped, steps = threshold(self.drop_rate)
+    def _mask(self, block: Block, known: Known, k: int) -> Tensor | None:
+        rate = own_option(known, "drop_rate", k, self.drop_rate)
+        if rate >= 1:
+            return torch.zeros_like(block.parts[k])
+        dropped, steps = threshold(rate)
         if not dropped:
             return None
         mask = kept(self._draws(block, k, steps), dropped)
@@ -115,6 +123,7 @@ class Della(_Dropping):
 
     name: ClassVar[str] = "della"
     source: ClassVar[str] = "Deep et al. 2024, arXiv 2406.11617"
+    own_options: ClassVar[tuple[str, ...]] = ("drop_rate", "window")
 
     drop_rate: float = Field(default=0.5, ge=0, lt=1, description=_RATE)
     window: float = Field(
@@ -134,11 +143,20 @@ class Della(_Dropping):
             raise ValueError("drop_rate ± window/2 must lie between 0 and 1")
         return self
 
-    def _mask(self, block: Block, k: int) -> Tensor | None:
-        if not self.drop_rate:
+    def _mask(self, block: Block, known: Known, k: int) -> Tensor | None:
+        rate = own_option(known, "drop_rate", k, self.drop_rate)
+        window = own_option(known, "window", k, self.window)
+        if not rate:
             return None
+        if rate >= 1:
+            return torch.zeros_like(block.parts[k])
+        if not window / 2 <= rate <= 1 - window / 2:
+            raise WeftError(
+                f"tensor '{block.name}': drop_rate ± window/2 must lie between 0 and 1, "
+                f"not {rate:g} ± {window / 2:g}"
+            )
         rows = block.parts[k].view(-1, block.columns)
-        dropped = drop_thresholds(rows, self.drop_rate, self.window).view(-1)
+        dropped = drop_thresholds(rows, rate, window).view(-1)
         mask = kept(self._draws(block, k).astype(np.float32), dropped.numpy())
         if self.rescale == "exact":
             mask.mul_(STEPS).div_(dropped.neg_().add_(STEPS))

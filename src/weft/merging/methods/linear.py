@@ -45,16 +45,18 @@ class TaskArithmetic(Settings):
     needs_base: ClassVar[bool] = True
 
     scale: float = Field(default=1.0, description="factor on the sum of task vectors")
+    normalize: bool = Field(default=False, description="divide the weights by their sum")
 
     @property
     def keeps_parts(self) -> bool:
-        return True
+        return not self.normalize
 
     def default_weights(self, parts: int) -> list[float]:
         return [0.2] * parts
 
     def combine(self, block: Block, known: Known) -> Tensor:
-        return on_base(block.parts, [self.scale * w for w in block.weights], block.base)
+        weights = shares(block) if self.normalize else block.weights
+        return on_base(block.parts, [self.scale * w for w in weights], block.base)
 
 
 def on_base(parts: Sequence[Tensor], weights: Sequence[float], base: Tensor | None) -> Tensor:

@@ -34,6 +34,12 @@ class ModelStock(Settings):
         default=False, description="an angle for every row, not one for the tensor"
     )
 
+    opposed: Literal["base", "formula"] = Field(
+        default="base",
+        description="where cos Ω is negative: stay at the base, or let the formula lead away from "
+        "the mean (as in mergekit)",
+    )
+
     def default_weights(self, parts: int) -> list[float]:
         return [1 / parts] * parts
 
@@ -45,17 +51,20 @@ class ModelStock(Settings):
         places = [k for k, own in enumerate(share) if own]  # of weight 0, a part takes no part
         if not self.filter_wise:
             products = torch.from_numpy(known["gram"][np.ix_(places, places)])
-            ratio = float(stock_ratio(products))
+            ratio = float(stock_ratio(products, self.opposed == "formula"))
             return weighted_sum(block.parts, [ratio * own for own in share])
         among = inner_products([block.parts[k] for k in places], block.columns)
-        ratios = stock_ratio(among).to(torch.float32)
+        ratios = stock_ratio(among, self.opposed == "formula").to(torch.float32)
         mean = weighted_sum(block.parts, share)
         mean.view(-1, block.columns).mul_(ratios[:, None])
         return mean
 
 
-def stock_ratio(products: Tensor) -> Tensor:
-    """t [...] float64 from inner products [..., K, K] of the task vectors; 1 for a single one."""
+def stock_ratio(products: Tensor, signed: bool = False) -> Tensor:
+    """t [...] float64 from inner products [..., K, K] of the task vectors; 1 for a single one.
+
+    A negative cos Ω counts as 0 unless `signed`; where the formula has no value, t = 0.
+    """
     k = products.shape[-1]
     if k == 1:
         return torch.ones(products.shape[:-2], dtype=torch.float64)
@@ -63,5 +72,6 @@ def stock_ratio(products: Tensor) -> Tensor:
     lengths = norms[..., :, None] * norms[..., None, :]
     cosines = torch.where(lengths > 0, products / lengths, 0.0)
     among = cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)
-    cosine = (among / (k * (k - 1))).clamp(0, 1)
-    return k * cosine / (1 + (k - 1) * cosine)
+    cosine = (among / (k * (k - 1))).clamp(-1 if signed else 0, 1)
+    below = 1 + (k - 1) * cosine
+    return torch.where(below.abs() < 1e-6, 0.0, k * cosine / below)

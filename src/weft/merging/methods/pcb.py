@@ -42,10 +42,10 @@ class Pcb(Settings):
     scale: float = Field(default=1.0, description="factor on the merged task vector")
 
     def passes(self) -> Sequence[Pass]:
-        def bounds(n: int, known: Known) -> list[int]:
+        def bounds(n: int, known: Known, k: int) -> list[int]:
             return [int(n * _TAIL), max(0, int(n * (1 - _TAIL) - 1))]
 
-        def cut(n: int, known: Known) -> list[int]:
+        def cut(n: int, known: Known, k: int) -> list[int]:
             return [min(int(n * (1 - self.density)), n - 1), n - 1]
 
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,12 +10,25 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass
+from weft.merging.method import Block, Known, Pass, own_option
 from weft.merging.methods.common import divide, equal, live, shrink, weighted_sum
 from weft.merging.methods.linear import TaskArithmetic
 from weft.merging.methods.settings import Inner, Settings, Wrapper
-from weft.merging.methods.trim import Trim, cuts, density_field, parts_of, trim_field, trimmed
-from weft.merging.ranks import ranks
+from weft.merging.methods.trim import (
+    Keep,
+    Rescale,
+    Trim,
+    cuts,
+    density_field,
+    keep_field,
+    norms,
+    parts_of,
+    rescale_field,
+    rescaled,
+    trim_field,
+    trimmed,
+)
+from weft.merging.order import Bound, Take, bound_of, bounds, drop_equals
 
 
 class MagnitudePrune(Settings):
@@ -29,7 +43,10 @@ class MagnitudePrune(Settings):
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
 
+    own_options: ClassVar[tuple[str, ...]] = ("density",)
+
     density: float = density_field(0.2)
+    keep: Keep = keep_field()
     trim: Trim = trim_field("tensor")
 
     @property
@@ -40,11 +57,12 @@ class MagnitudePrune(Settings):
         return [1 / parts] * parts
 
     def passes(self) -> Sequence[Pass]:
-        return cuts("prune.cut", self.density, self.trim)
+        return cuts(_PRUNE, self.density, self.trim, self.keep)
 
     def combine(self, block: Block, known: Known) -> Tensor:
         every = range(len(block.parts))
-        return weighted_sum(trimmed(block.parts, known, "prune.cut", every), block.weights)
+        kept = trimmed(block.parts, block, known, _PRUNE, every, self.trim, self.density)
+        return weighted_sum(kept, block.weights)
 
 
 class LocalizeAndStitch(Settings):
@@ -59,15 +77,19 @@ class LocalizeAndStitch(Settings):
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
 
+    own_options: ClassVar[tuple[str, ...]] = ("density",)
+
     density: float = density_field(0.05)
+    keep: Keep = keep_field()
     trim: Trim = trim_field("global")
 
     def passes(self) -> Sequence[Pass]:
-        return cuts("localize.cut", self.density, self.trim)
+        return cuts(_LOCALIZE, self.density, self.trim, self.keep)
 
     def combine(self, block: Block, known: Known) -> Tensor:
         parts, weights, places = live(block)
-        return stitch(trimmed(parts, known, "localize.cut", places), weights, block.parts[0])
+        kept = trimmed(parts, block, known, _LOCALIZE, places, self.trim, self.density)
+        return stitch(kept, weights, block.parts[0])
 
 
 def stitch(parts: Sequence[Tensor], weights: Sequence[float], like: Tensor) -> Tensor:
@@ -94,26 +116,49 @@ class Breadcrumbs(Wrapper):
     name: ClassVar[str] = "breadcrumbs"
     source: ClassVar[str] = "Davari and Belilovsky 2023, arXiv 2312.06795"
 
+    own_options: ClassVar[tuple[str, ...]] = ("density", "gamma")
+
     density: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="fraction of each part's entries to keep; ties are all kept",
+        default=0.9, gt=0, le=1, description="fraction of each part's entries to keep"
     )
     gamma: float = Field(default=0.01, ge=0, lt=1, description="fraction to drop at the upper end")
+    keep: Keep = Field(
+        default="ties",
+        description="ties: all entries that tie with an end of what is kept stay; exact: "
+        "int(density · n) entries stay, equal ones in the order of their positions",
+    )
     trim: Trim = trim_field("tensor")
+    rescale: Rescale = rescale_field()
     then: Inner = Field(default=TaskArithmetic(), description="the method that merges what is left")
 
     def measures(self) -> Sequence[Pass]:
-        def at(n: int, known: Known) -> list[int]:
-            keep = max(1, int(self.density * n))
-            above = min(int(self.gamma * n), n - keep)
+        def at(n: int, known: Known, k: int) -> list[int]:
+            keep = max(1, int(own_option(known, "density", k, self.density) * n))
+            above = min(int(own_option(known, "gamma", k, self.gamma) * n), n - keep)
             return [n - above - keep, n - above - 1]
 
-        return ranks("crumbs", parts_of, at, scope=self.trim)
+        found = bounds(_CRUMBS, parts_of, at, _TAKES, scope=self.trim)
+        found = found if self.keep == "exact" else found[:2]  # positions are for breaking ties
+        return [*found, norms(_NORMS, self._cut)] if self.rescale == "l1" else found
 
     def thin(self, block: Block, known: Known) -> Sequence[Tensor]:
-        return [
-            shrink(part, low).sub_(torch.nn.functional.hardshrink(part, high))
-            for part, (low, high) in zip(block.parts, known["crumbs"], strict=True)
-        ]
+        return rescaled(self._cut(block, known), known, _NORMS, range(len(block.parts)))
+
+    def _cut(self, block: Block, known: Known) -> Sequence[Tensor]:
+        first = block.place if self.trim == "global" else block.start
+        found = []
+        for k, part in enumerate(block.parts):
+            low, high = bound_of(known, _CRUMBS, k, _TAKES) or (Bound(0.0), Bound(math.inf))
+            if own_option(known, "density", k, self.density) <= 0:
+                found.append(torch.zeros_like(part))
+                continue
+            if self.keep == "exact":
+                # The upper end first: what it drops must not be looked at again.
+                part = drop_equals(drop_equals(part, high, first), low, first)
+            kept = shrink(part, low.value)
+            found.append(kept.sub_(torch.nn.functional.hardshrink(part, high.value)))
+        return found
+
+
+_PRUNE, _LOCALIZE, _CRUMBS, _NORMS = "prune.cut", "localize.cut", "crumbs", "crumbs.norms"
+_TAKES: tuple[Take, ...] = ("last", "first_up_to")

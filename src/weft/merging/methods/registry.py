@@ -13,22 +13,27 @@ from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging.method import Method
 from weft.merging.methods.adapter_only import Concat, Knots, Lego
+from weft.merging.methods.arcee_fusion import ArceeFusion
 from weft.merging.methods.dare import Dare, Della
 from weft.merging.methods.ext_sub import ExtSub
 from weft.merging.methods.linear import Linear, TaskArithmetic
 from weft.merging.methods.model_stock import ModelStock
+from weft.merging.methods.nearswap import Nearswap
 from weft.merging.methods.pcb import Pcb
 from weft.merging.methods.prune import Breadcrumbs, LocalizeAndStitch, MagnitudePrune
+from weft.merging.methods.ram import Ram
 from weft.merging.methods.sce import Sce
 from weft.merging.methods.settings import Settings
-from weft.merging.methods.spherical import Karcher, Slerp
+from weft.merging.methods.spherical import Karcher, Multislerp, Nuslerp, Slerp
 from weft.merging.methods.ties import Ties
 
 _ALL: tuple[type[Settings], ...] = (
     Linear,
     TaskArithmetic,
     Slerp,
+    Nuslerp,
     Karcher,
+    Multislerp,
     ModelStock,
     Ties,
     Dare,
@@ -38,6 +43,9 @@ _ALL: tuple[type[Settings], ...] = (
     LocalizeAndStitch,
     Sce,
     Pcb,
+    Ram,
+    Nearswap,
+    ArceeFusion,
     ExtSub,
     Concat,
     Lego,
@@ -87,7 +95,7 @@ class MethodDoc:
     summary: str
     source: str
     needs_base: bool
-    parts: str  # "1+", "2+" or "2"
+    parts: str  # "1+", "2+", "1" or "2"
     for_adapters: bool
     for_checkpoints: bool
     options: list[tuple[str, str, str, str]]
@@ -105,7 +113,7 @@ def _describe(method: type[Settings]) -> MethodDoc:
         source=method.source,
         needs_base=method.needs_base,
         parts=method.takes,
-        for_adapters=True,
+        for_adapters=not method.checkpoints_only,
         for_checkpoints=not method.adapters_only,
         options=[
             (name, _type_text(field.annotation), _default_text(field), field.description or "")

@@ -15,9 +15,11 @@ from weft.merging.method import Block, Known, Pass
 from weft.merging.methods.common import divide, live
 from weft.merging.methods.settings import Settings
 from weft.merging.methods.ties import agreeing, elected
-from weft.merging.ranks import ranks
+from weft.merging.methods.trim import Keep, keep_field
+from weft.merging.order import Take, bound_of, bounds, equals_out
 
 _CHANGED, _CUT, _SQUARES = "sce.changed", "sce.cut", "sce.squares"
+_TAKES: tuple[Take, ...] = ("first",)
 
 
 class Sce(Settings):
@@ -34,11 +36,9 @@ class Sce(Settings):
     relative: ClassVar[bool] = True
 
     density: float = Field(
-        default=0.1,
-        gt=0,
-        le=1,
-        description="fraction of a tensor's entries to select; ties are all kept",
+        default=0.1, gt=0, le=1, description="fraction of a tensor's entries to select"
     )
+    keep: Keep = keep_field("all that tie with the last one selected are selected, at least one")
     among: Literal["all", "changed"] = Field(
         default="all",
         description="the fraction is of all entries, or (as in mergekit) of those whose variance "
@@ -48,38 +48,58 @@ class Sce(Settings):
         default=True,
         description="divide by the coefficients of the parts that agree; else just sum",
     )
+    alike: float = Field(
+        default=0.0,
+        ge=0,
+        description="parts count alike in a tensor where their mean squares sum to less than this "
+        "(in mergekit 1e-6, which task vectors of usual size do not reach)",
+    )
 
     def passes(self) -> Sequence[Pass]:
         found = []
         if self.density < 1 and self.among == "changed":
             found.append(Pass(_CHANGED, _count_changed, _number, per_part=False))
         if self.density < 1:
-            found += ranks(_CUT, _variances, self._position, per_part=False)
-        return [*found, Pass(_SQUARES, self._sum_squares, _as_list)]
+            cut = bounds(_CUT, _variances, self._position, _TAKES, per_part=False)
+            found += cut if self.keep == "exact" else cut[:2]  # positions are for breaking ties
+        return [*found, Pass(_SQUARES, self._sum_squares, self._settle_squares)]
 
     def combine(self, block: Block, known: Known) -> Tensor:
         parts, weights, places = self._selected(block, known)
         if not parts:
             return torch.zeros_like(block.parts[0])
-        weights = coefficients([known[_SQUARES][k] for k in places], weights)
+        squares = [known[_SQUARES][k] for k in places]
+        weights = coefficients(squares, weights)
         sign = elected(parts, None, 1)
         total, mass = agreeing(parts, weights, sign)
         if self.normalize:
             divide(total, mass, [weight for weight in weights if weight])
         return total.mul_(sign)
 
-    def _position(self, n: int, known: Known) -> list[int]:
+    def _settle_squares(self, total: Tensor, known: Known, n: int) -> list[float]:
+        found: list[float] = total.tolist()
+        return [0.0] * len(found) if sum(found) < self.alike * n else found
+
+    def _position(self, n: int, known: Known, k: int) -> list[int]:
         return [n - min(n, max(1, int(self.density * known.get(_CHANGED, n))))]
 
     def _selected(self, block: Block, known: Known) -> tuple[list[Tensor], list[float], list[int]]:
         """The parts that take part, all but the selected entries zeroed."""
         parts, weights, places = live(block)
-        if _CUT not in known or not parts:
+        bound = bound_of(known, _CUT, 0, _TAKES)
+        if bound is None or not parts:
             return parts, weights, places
-        least = known[_CUT][0][0]
+        apart = variance(parts)
+        least = bound[0].value
         if self.among == "changed":
             least = max(least, float(np.nextafter(np.float32(0), np.float32(1))))
-        mask = kept(variance(parts).numpy(), least)
+        mask = kept(apart.numpy(), least)
+        if self.keep == "exact":
+            out = equals_out(apart, bound[0], block.start)
+            if out is not None:
+                mask[out] = 0
+            if int(self.density * known.get(_CHANGED, known[f"{_CUT}.tied"][0][0].among)) < 1:
+                mask.zero_()
         return [part.mul_(mask) for part in parts], weights, places
 
     def _sum_squares(self, block: Block, known: Known) -> Tensor:
@@ -126,8 +146,3 @@ def _count_changed(block: Block, known: Known) -> Tensor:
 
 def _number(total: Tensor, known: Known, n: int) -> int:
     return int(total[0])
-
-
-def _as_list(total: Tensor, known: Known, n: int) -> list[float]:
-    found: list[float] = total.tolist()
-    return found

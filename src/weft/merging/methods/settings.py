@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.method import Block, Known, Pass
+from weft.merging.method import OPTIONS, Block, Known, Pass
+from weft.settings import StrictModel
 
 
-class Settings(BaseModel):
+class Settings(StrictModel):
     """A merging method with its options; implements `weft.merging.method.Method`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -26,7 +27,14 @@ class Settings(BaseModel):
     rows: ClassVar[bool] = False
     symmetric: ClassVar[bool] = True
     adapters_only: ClassVar[bool] = False
-    takes: ClassVar[Literal["1+", "2+", "2"]] = "1+"
+    checkpoints_only: ClassVar[bool] = False  # needs the weights themselves, not differences
+    takes: ClassVar[Literal["1+", "2+", "1", "2"]] = "1+"
+    own_options: ClassVar[tuple[str, ...]] = ()  # those that a part may have its own value for
+
+    @property
+    def by_part(self) -> Sequence[str]:
+        """Options that a part may have a value of its own for, tensor by tensor."""
+        return self.own_options
 
     @property
     def keeps_parts(self) -> bool:
@@ -34,10 +42,20 @@ class Settings(BaseModel):
         learned (`weft.merging.learning`)."""
         return False
 
+    @property
+    def skips_zero(self) -> bool:
+        """Whether a part of weight 0 changes nothing: then it isn't read."""
+        return True
+
     def check(self, parts: int) -> None:
         """A `WeftError` when this many parts can't be merged."""
-        if parts < int(self.takes[0]) or (self.takes == "2" and parts != 2):
-            wanted = {"1+": "at least 1 part", "2+": "at least 2 parts", "2": "2 parts"}
+        if parts < int(self.takes[0]) or (len(self.takes) == 1 and parts != int(self.takes)):
+            wanted = {
+                "1+": "at least 1 part",
+                "2+": "at least 2 parts",
+                "1": "1 part into its base",
+                "2": "2 parts",
+            }
             raise WeftError(f"method '{self.name}' merges {wanted[self.takes]}, not {parts}")
 
     def default_weights(self, parts: int) -> list[float]:
@@ -59,7 +77,7 @@ def _inner(given: Any) -> Settings:
     method = make_method(given)
     if not isinstance(method, Settings):
         raise WeftError("then: must be a method of weft")
-    if method.adapters_only or not method.symmetric:
+    if method.adapters_only or method.checkpoints_only or not method.symmetric:
         raise WeftError(f"then: method '{method.name}' can't follow another one")
     return method
 
@@ -80,8 +98,16 @@ class Wrapper(Settings):
     then: Inner
 
     @property
+    def by_part(self) -> Sequence[str]:
+        return list(dict.fromkeys([*self.own_options, *self.then.by_part]))
+
+    @property
     def keeps_parts(self) -> bool:
         return self.then.keeps_parts
+
+    @property
+    def skips_zero(self) -> bool:
+        return self.then.skips_zero
 
     def check(self, parts: int) -> None:
         super().check(parts)
@@ -94,7 +120,7 @@ class Wrapper(Settings):
         return [*self.measures(), *(self._nested(one) for one in self.then.passes())]
 
     def combine(self, block: Block, known: Known) -> Tensor:
-        return self.then.combine(self._thinned(block, known), _within(known))
+        return self.then.combine(self._thinned(block, known), self._within(known))
 
     def measures(self) -> Sequence[Pass]:
         """What `thin` must know."""
@@ -108,18 +134,21 @@ class Wrapper(Settings):
         return replace(block, parts=tuple(self.thin(block, known)), base=None)
 
     def _nested(self, one: Pass) -> Pass:
-        look, settle = one.look, one.settle
+        look, settle, needed = one.look, one.settle, one.needed
         return replace(
             one,
             key=_PREFIX + one.key,
-            look=lambda block, known: look(self._thinned(block, known), _within(known)),
-            settle=lambda total, known, n: settle(total, _within(known), n),
+            look=lambda block, known: look(self._thinned(block, known), self._within(known)),
+            settle=lambda total, known, n: settle(total, self._within(known), n),
+            needed=lambda known: needed(self._within(known)),
         )
+
+    def _within(self, known: Known) -> Known:
+        """What the other method has measured, by the names that it gave, and the parts' own
+        options that this one has not taken."""
+        found = {k.removeprefix(_PREFIX): v for k, v in known.items() if k.startswith(_PREFIX)}
+        left = {k: v for k, v in known.get(OPTIONS, {}).items() if k not in self.own_options}
+        return found | ({OPTIONS: left} if left else {})
 
 
 _PREFIX = "then."
-
-
-def _within(known: Known) -> Known:
-    """What the other method has measured, by the names that it gave."""
-    return {k.removeprefix(_PREFIX): v for k, v in known.items() if k.startswith(_PREFIX)}

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from weft.merging.method import Block, Known, Pass
-from weft.merging.methods.common import gram, shares, weighted_sum
+from weft.merging.methods.common import gram, inner_products, shares, weighted_sum
 from weft.merging.methods.settings import Settings
 
 Matrix = NDArray[np.float64]
@@ -47,6 +48,110 @@ class Slerp(Settings):
     def combine(self, block: Block, known: Known) -> Tensor:
         pair = slerp_pair(known["gram"], shares(block), self.parallel, self.norm == "mean")
         return weighted_sum(block.parts, pair)
+
+
+class Nuslerp(Settings):
+    """Spherical interpolation between two task vectors, whole or row by row.
+
+    `slerp` of τ_1 and τ_2 about a base, or of the weights themselves without one; t is the second
+    weight's share, and .5 where the weights sum to 0 (NuSLERP of mergekit). Only exactly parallel
+    or opposite vectors are interpolated linearly; a zero vector stands at a right angle.
+    """
+
+    name: ClassVar[str] = "nuslerp"
+    source: ClassVar[str] = "Shoemake 1985; NuSLERP in mergekit"
+    relative: ClassVar[bool] = True
+    rows: ClassVar[bool] = True
+    takes: ClassVar[Literal["2"]] = "2"
+
+    along: Literal["tensor", "rows", "columns"] = Field(
+        default="tensor",
+        description="one angle for the tensor, for every row (along the last axis), or for every "
+        "column of a matrix; a vector has one",
+    )
+
+    def default_weights(self, parts: int) -> list[float]:
+        return [0.5] * parts
+
+    def passes(self) -> Sequence[Pass]:
+        if self.along == "rows":
+            return []
+        look = _column_products if self.along == "columns" else _products
+        return [Pass(_TURNED, look, _settle_columns, per_part=False)]
+
+    def combine(self, block: Block, known: Known) -> Tensor:
+        total = math.fsum(block.weights)
+        t = 0.5 if abs(total) < 1e-6 else block.weights[1] / total
+        one, other = (part.view(-1, block.columns) for part in block.parts)
+        if self.along == "rows":
+            first, second = (c[:, None] for c in arc(inner_products(block.parts, block.columns), t))
+        else:
+            first, second = arc(known[_TURNED], t)
+        return one.mul_(first).add_(other.mul_(second)).view(-1)
+
+
+_TURNED = "nuslerp.products"
+
+
+def _products(block: Block, known: Known) -> Tensor:
+    """[1, 2, 2] float64."""
+    return inner_products(block.parts)[None]
+
+
+def _column_products(block: Block, known: Known) -> Tensor:
+    """Inner products of the two parts in every column: [columns, 2, 2] float64."""
+    one, other = (part.view(-1, block.columns).double() for part in block.parts)
+    both = (one * other).sum(0)
+    own = [(one * one).sum(0), both, both, (other * other).sum(0)]
+    return torch.stack(own, dim=-1).view(-1, 2, 2)
+
+
+def _settle_columns(total: Tensor, known: Known, n: int) -> Tensor:
+    return total.sum(0, keepdim=True) if n == len(total) else total  # a vector is one column
+
+
+def arc(products: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Coefficients [m] float32 of two vectors on the arc between them, from [m, 2, 2] float64."""
+    norms = products.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-7)
+    cosines = (products[:, 0, 1] / norms.prod(-1)).clamp(-1, 1)
+    straight = 1 - cosines.square() <= 1e-16
+    angle = torch.acos(torch.where(straight, 0.0, cosines))
+    pair = []
+    for share in (1 - t, t):
+        bent = torch.sin(share * angle) / torch.sin(angle)
+        pair.append(torch.where(straight, share, bent).to(torch.float32))
+    return pair[0], pair[1]
+
+
+class Multislerp(Settings):
+    """The direction of the mean of directions, as long as the mean of the lengths.
+
+    Σ w_k |τ_k| · m / |m|, m = Σ w_k τ_k/|τ_k|, about a base or of the weights themselves. (The steps
+    of mergekit's multislerp through a tangent space at m cancel out: what is added there is 0.)
+    Where the directions cancel out, the result is Σ w_k τ_k.
+    """
+
+    name: ClassVar[str] = "multislerp"
+    source: ClassVar[str] = "goddard.blog/posts/multislerp-wow-what-a-cool-idea"
+    relative: ClassVar[bool] = True
+
+    normalize: bool = Field(default=True, description="divide the weights by their sum")
+
+    def default_weights(self, parts: int) -> list[float]:
+        return [1 / parts] * parts
+
+    def passes(self) -> Sequence[Pass]:
+        return [gram()]
+
+    def combine(self, block: Block, known: Known) -> Tensor:
+        weights = np.array(shares(block) if self.normalize else block.weights)
+        norms = np.sqrt(np.diag(known["gram"]))
+        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        direction = _unit(weights, known["gram"] * np.outer(inverse, inverse))
+        if not direction.any():
+            return weighted_sum(block.parts, weights.tolist())
+        scale = float(weights @ norms)
+        return weighted_sum(block.parts, (scale * direction * inverse).tolist())
 
 
 def slerp_pair(

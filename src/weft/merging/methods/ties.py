@@ -13,9 +13,21 @@ from torch import Tensor
 from weft.merging.method import Block, Known, Pass
 from weft.merging.methods.common import divide, equal, live, weighted_sum
 from weft.merging.methods.settings import Settings
-from weft.merging.methods.trim import Trim, cuts, density_field, trim_field, trimmed
+from weft.merging.methods.trim import (
+    Keep,
+    Rescale,
+    Trim,
+    cuts,
+    density_field,
+    keep_field,
+    norms,
+    rescale_field,
+    rescaled,
+    trim_field,
+    trimmed,
+)
 
-_CUT, _MAJORITY = "ties.cut", "ties.majority"
+_CUT, _NORMS, _MAJORITY = "ties.cut", "ties.norms", "ties.majority"
 
 
 class Ties(Settings):
@@ -30,12 +42,23 @@ class Ties(Settings):
     source: ClassVar[str] = "Yadav et al. 2023, arXiv 2306.01708"
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
+    own_options: ClassVar[tuple[str, ...]] = ("density",)
 
     density: float = density_field(0.2)
+    keep: Keep = keep_field(
+        "int(density · n) + 1 entries and all that tie with the smallest of them stay, as in the "
+        "authors' code"
+    )
     trim: Trim = trim_field("global")
+    rescale: Rescale = rescale_field()
     elect: Literal["unweighted", "weighted"] = Field(
         default="unweighted",
         description="sign of the sum of trimmed task vectors, or of w_k times these",
+    )
+    votes: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="dtype of the terms of that sum, and of the sum: in few bits it is more often "
+        "0 (as in mergekit, which has the dtype of the merge)",
     )
     zeros: Literal["majority", "positive"] = Field(
         default="majority",
@@ -70,9 +93,15 @@ class Ties(Settings):
     def keeps_parts(self) -> bool:
         return self.weigh == "after"
 
+    @property
+    def skips_zero(self) -> bool:
+        return self.weigh == "within"  # after: such parts vote
+
     def passes(self) -> Sequence[Pass]:
         # The authors keep all entries not below the (n - int(density · n))-th smallest: one more.
-        found = cuts(_CUT, self.density, self.trim, values=self._weighted, more=1)
+        found = cuts(_CUT, self.density, self.trim, self.keep, values=self._weighted, more=1)
+        if self.rescale == "l1":
+            found.append(norms(_NORMS, self._all_cut))
         if self.zeros == "majority":
             found.append(Pass(_MAJORITY, self._count_signs, _sign_of, "global", per_part=False))
         return found
@@ -81,9 +110,8 @@ class Ties(Settings):
         parts, weights = self._trimmed(block, known)
         if not parts:
             return torch.zeros_like(block.parts[0])
-        sign = elected(
-            parts, weights if self.elect == "weighted" else None, known.get(_MAJORITY, 1)
-        )
+        voted = weights if self.elect == "weighted" else None
+        sign = elected(parts, voted, known.get(_MAJORITY, 1), getattr(torch, self.votes))
         if self.weigh == "after":
             total = self._shared_out(parts, block.weights, sign)
             return total if self.scale == 1 else total.mul_(self.scale)
@@ -122,20 +150,33 @@ class Ties(Settings):
         """The trimmed parts that take part, and their weights."""
         if self.weigh == "after":
             every = range(len(block.parts))
-            return trimmed(block.parts, known, _CUT, every), [1.0] * len(block.parts)
+            return self._cut(block.parts, block, known, every), [1.0] * len(block.parts)
         places = [k for k, weight in enumerate(block.weights) if weight]
         if self.variant == "mmgrid":
             parts, weights = self._weighted(block, known), [1.0] * len(places)
-            return trimmed([parts[k] for k in places], known, _CUT, places), weights
+            return self._cut([parts[k] for k in places], block, known, places), weights
         live_parts, weights, _ = live(block)
-        return trimmed(live_parts, known, _CUT, places), weights
+        return self._cut(live_parts, block, known, places), weights
+
+    def _cut(
+        self, parts: Sequence[Tensor], block: Block, known: Known, places: Sequence[int]
+    ) -> Sequence[Tensor]:
+        found = trimmed(parts, block, known, _CUT, places, self.trim, self.density)
+        return rescaled(found, known, _NORMS, places)
+
+    def _all_cut(self, block: Block, known: Known) -> Sequence[Tensor]:
+        """The K parts trimmed, whatever their weights."""
+        parts = self._weighted(block, known)
+        every = range(len(parts))
+        return trimmed(parts, block, known, _CUT, every, self.trim, self.density)
 
     def _count_signs(self, block: Block, known: Known) -> Tensor:
         """Number of entries elected + less the number elected -: [1] int64."""
         parts, weights = self._trimmed(block, known)
         if not parts:
             return torch.zeros(1, dtype=torch.int64)
-        total = votes(parts, weights if self.elect == "weighted" else None).numpy()
+        voted = weights if self.elect == "weighted" else None
+        total = votes(parts, voted, getattr(torch, self.votes)).numpy()
         return torch.tensor([np.count_nonzero(total > 0) - np.count_nonzero(total < 0)])
 
 
@@ -144,14 +185,29 @@ def _sign_of(total: Tensor, known: Known, n: int) -> int:
     return 1 if int(total[0]) > 0 else -1
 
 
-def votes(parts: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
-    """Σ τ_k, or Σ w_k τ_k: a new tensor [n] float32."""
-    return weighted_sum([parts[0].clone(), *parts[1:]], weights or [1.0] * len(parts))
+def votes(
+    parts: Sequence[Tensor],
+    weights: Sequence[float] | None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Σ τ_k, or Σ w_k τ_k: a new tensor [n] float32; in `dtype` terms and sum are rounded to it."""
+    by = weights or [1.0] * len(parts)
+    if dtype == torch.float32:
+        return weighted_sum([parts[0].clone(), *parts[1:]], by)
+    total = torch.zeros_like(parts[0])
+    for part, weight in zip(parts, by, strict=True):
+        total.add_(part.to(dtype).mul_(torch.tensor(weight, dtype=dtype)).to(torch.float32))
+    return total.to(dtype).to(torch.float32)
 
 
-def elected(parts: Sequence[Tensor], weights: Sequence[float] | None, zeros: int) -> Tensor:
+def elected(
+    parts: Sequence[Tensor],
+    weights: Sequence[float] | None,
+    zeros: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """1.0 or -1.0 [n]: the sign of the votes, `zeros` where these sum to 0."""
-    return votes(parts, weights).sign_().add_(0.5 * zeros).sign_()
+    return votes(parts, weights, dtype).sign_().add_(0.5 * zeros).sign_()
 
 
 def agreeing(

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass, Scope
+from weft.merging.method import OPTIONS, Block, Known, Pass, Scope, own_option
 from weft.merging.methods.common import shrink
+from weft.merging.order import Take, bound_of, bounds, drop_equals
 from weft.merging.ranks import Values, ranks
 
 Trim = Literal["global", "tensor"]
+Keep = Literal["ties", "exact"]
+Rescale = Literal["none", "l1"]
+
+_TAKES: tuple[Take, ...] = ("first",)
+_NOTHING = 1e-7
 
 
 def density_field(default: float) -> float:
-    text = "fraction of each part's entries to keep, those of largest magnitude; ties are all kept"
+    text = "fraction of each part's entries to keep, those of largest magnitude"
     found: float = Field(default=default, gt=0, le=1, description=text)
+    return found
+
+
+def keep_field(ties: str = "all that tie with the smallest kept entry stay") -> Keep:
+    text = (
+        f"ties: {ties}; exact: int(density · n) entries stay, of equal ones the first by position"
+    )
+    found: Keep = Field(default="ties", description=text)
     return found
 
 
@@ -32,24 +47,87 @@ def parts_of(block: Block, known: Known) -> Sequence[Tensor]:
 
 
 def cuts(
-    key: str, density: float, scope: Scope, *, values: Values = parts_of, more: int = 0
+    key: str,
+    density: float,
+    scope: Scope,
+    keep: Keep = "ties",
+    *,
+    values: Values = parts_of,
+    more: int = 0,
 ) -> list[Pass]:
     """Passes that find the least magnitude to keep, so that int(density · n) + more of n stay.
 
-    At least one stays. `known[key]` is then a list of K tuples of one float; where everything is
-    kept, there is none.
+    At least one stays. A part may have its own density. With `keep: exact` also where to cut among
+    entries of that magnitude (and `more` has no meaning). Where all is kept, nothing is measured.
     """
+    extra = 0 if keep == "exact" else more
 
-    def at(n: int, known: Known) -> list[int]:
-        return [min(max(0, n - int(density * n) - more), n - 1)]
+    def at(n: int, known: Known, k: int) -> list[int]:
+        own = own_option(known, "density", k, density)
+        return [min(max(0, n - int(own * n) - extra), n - 1)]
 
-    return [] if density >= 1 else ranks(key, values, at, scope=scope)
+    def needed(known: Known) -> bool:
+        own = known.get(OPTIONS, {}).get("density", [density])
+        return any(one < 1 for one in own)
+
+    if keep == "exact":
+        return bounds(key, values, at, _TAKES, scope=scope, needed=needed)
+    return ranks(key, values, at, scope=scope, needed=needed)
 
 
 def trimmed(
-    parts: Sequence[Tensor], known: Known, key: str, places: Sequence[int]
+    parts: Sequence[Tensor],
+    block: Block,
+    known: Known,
+    key: str,
+    places: Sequence[int],
+    scope: Scope,
+    density: float,
 ) -> Sequence[Tensor]:
     """Parts with their small entries zeroed in place, as `cuts` found; `places` in the block."""
+    first = block.place if scope == "global" else block.start
+    found = []
+    for part, k in zip(parts, places, strict=True):
+        own = own_option(known, "density", k, density)
+        bound = bound_of(known, key, k, _TAKES)
+        if own <= 0:
+            part = torch.zeros_like(part)
+        elif own < 1 and bound is not None:
+            part = drop_equals(shrink(part, bound[0].value), bound[0], first)
+        elif own < 1 and key in known:
+            part = shrink(part, known[key][k][0])
+        found.append(part)
+    return found
+
+
+def rescale_field() -> Rescale:
+    text = (
+        "l1: what is left of a part in a tensor is scaled to the L1 norm that it had before; none"
+    )
+    found: Rescale = Field(default="none", description=text)
+    return found
+
+
+def norms(key: str, cut: Callable[[Block, Known], Sequence[Tensor]]) -> Pass:
+    """A pass after which `known[key]` has what each part is scaled by for `rescale: l1`, in a
+    tensor; `cut` gives the K trimmed parts, and may overwrite those of the block."""
+
+    def look(block: Block, known: Known) -> Tensor:
+        before = [part.abs().sum() for part in block.parts]
+        after = [part.abs().sum() for part in cut(block, known)]
+        return torch.stack([torch.stack(before), torch.stack(after)], dim=1).to(torch.float64)
+
+    def settle(total: Tensor, known: Known, n: int) -> list[float]:
+        # Where nothing is left, nothing is scaled (mergekit: below 1e-7).
+        return [b / a if min(b, a) >= _NOTHING else 1.0 for b, a in total.tolist()]
+
+    return Pass(key, look, settle)
+
+
+def rescaled(
+    parts: Sequence[Tensor], known: Known, key: str, places: Sequence[int]
+) -> list[Tensor]:
+    """Parts scaled in place by what `norms` found; as they are without it."""
     if key not in known:
-        return parts
-    return [shrink(part, known[key][k][0]) for part, k in zip(parts, places, strict=True)]
+        return list(parts)
+    return [part.mul_(known[key][k]) for part, k in zip(parts, places, strict=True)]
