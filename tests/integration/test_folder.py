@@ -161,7 +161,9 @@ def test_the_command_line_takes_an_integrator_wherever_it_takes_an_adapter(
     said = call("recommend", *model, "--history", "red table", "-k", 3, "--json")
     assert said.returncode == 0, said.stderr
     ranked = load_recommender(tmp_path / "one").recommend([["red table"]], k=3)[0]
-    assert [one["title"] for one in json.loads(said.stdout)] == [one.title for one in ranked]
+    assert [one["title"] for one in json.loads(said.stdout)["items"]] == [
+        one.title for one in ranked
+    ]
 
     where = ("--domain", tmp_path / "shop", "--drawn", 9, "--by", "popularity")
     said = call("evaluate", *model, *where, "--split", "by_user", "--out", tmp_path / "result")
@@ -172,7 +174,7 @@ def test_the_command_line_takes_an_integrator_wherever_it_takes_an_adapter(
     assert f"{result.metrics()['hit@1']:.4f}" in said.stdout and not result.protocol.full
 
     for wrong, words in (
-        (("--split", "by_month"), "leave_one_out and by_user are"),
+        (("--split", "by_month"), "leave_one_out, by_user and global_time are"),
         (("--by", "luck"), "candidates.by"),
     ):
         refused = call("evaluate", *model, *where, *wrong, "--out", tmp_path / "no")

@@ -2,49 +2,164 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from weft.cli.out import console, echo, echo_json, note
+from weft.safe_text import visible
+
+if TYPE_CHECKING:
+    from weft.evaluation.protocol import EvaluationSettings
+    from weft.recommenders.asking import Answer
+    from weft.recommenders.bi_encoder import VectorProgress
+    from weft.recommenders.chosen import Chosen
 
 
 def recommend(
     model: Annotated[
         Path,
         typer.Option(
-            help="A recommender's folder (adapter, integrator or whole model): "
-            "…/recommenders/<domain>/…."
+            help="A recommender's folder (adapter, integrator, whole model or floor): "
+            "…/recommenders/<domain>/…; or …/recommenders/<domain>, for the row that the run "
+            "recommends there."
         ),
     ],
     history: Annotated[
-        list[str], typer.Option(help="A title or item id, oldest first; repeat for more.")
-    ],
+        list[str] | None,
+        typer.Option(
+            help="A title or item id, oldest first; repeat for more. Without any: what was "
+            "popular lately."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     items: Annotated[
         Path | None,
         typer.Option(
-            help="Another catalogue to rank: items.parquet, a CSV file with a column title, or a "
-            "text file of titles."
+            help="Another catalogue to rank: items.parquet, a CSV file with columns item_id and "
+            "title, or a text file of titles, whose line numbers stand for ids."
         ),
     ] = None,
     repeat: Annotated[bool, typer.Option(help="Also suggest what is in the history.")] = False,
-    json: Json = False,
+    as_text: Annotated[
+        bool,
+        typer.Option(
+            "--as-text", help="Read as text also what looks like an item id and is none there."
+        ),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: items, history, basis, notes.")
+    ] = False,
 ) -> None:
     """Recommend items for a history, also one never seen in training."""
+    from weft.recommenders.chosen import choose
+
+    chosen = choose(model)
+    _tell_row(chosen, model)
+    answer = _answer(chosen.folder, items, list(history or ()), k, not repeat, as_text)
+    _print_json(answer, chosen) if json else _print(answer)
+
+
+def _tell_row(chosen: Chosen, model: Path) -> None:
+    """Say which of a target's rows is taken, where the run decided."""
+    if chosen.row is not None:
+        note(f"row '{chosen.row}' of {model} is taken: {chosen.reason or 'recommended there'}")
+
+
+def _answer(
+    folder: Path, items: Path | None, history: list[str], k: int, mask: bool, as_text: bool
+) -> Answer:
+    """The answer; where there is no history, without loading what would read one."""
+    from weft.recommenders.asking import popular_answer, popular_of
+    from weft.recommenders.folder import load_recommender
+    from weft.recommenders.matching import check_histories
+
+    check_histories([history])
+    if not history and folder.is_dir():
+        from weft.data.catalogue import load_catalogue
+        from weft.recommenders.floors import floor_of
+
+        if floor_of(folder) != "popularity":
+            catalogue = load_catalogue(folder if items is None else items, ids=True)
+            return popular_answer(popular_of(folder, catalogue), k)
+    with _vectors_shown(folder) as progress:
+        loaded = load_recommender(folder, items, progress=progress)
+        return loaded.ask([history], k, mask_history=mask, as_text=as_text)[0]
+
+
+def _print(answer: Answer) -> None:
+    for entry in answer.history:
+        note(entry.described())
+    for text in answer.notes:
+        note(text)
+    for place, one in enumerate(answer.suggestions, start=1):
+        score = f"{one.score:.3f}" if answer.basis == "history" else f"{one.score:,.0f}"
+        title = visible(one.title) if one.title.strip() else "(no title)"
+        echo(f"{place:3d}  {score}  {title}  [{visible(one.item_id)}]")
+
+
+def _print_json(answer: Answer, chosen: Chosen) -> None:
     from dataclasses import asdict
 
-    from weft.recommenders.folder import load_recommender
+    echo_json(
+        {
+            "recommender": str(chosen.folder),
+            "row": chosen.row,
+            "reason": chosen.reason or None,
+            "basis": answer.basis,
+            "items": [asdict(one) for one in answer.suggestions],
+            "history": [asdict(one) for one in answer.history],
+            "notes": answer.notes,
+        }
+    )
 
-    found = load_recommender(model, items).recommend([history], k, mask_history=not repeat)[0]
-    if json:
-        import json as js
 
-        typer.echo(js.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+@contextmanager
+def _vectors_shown(folder: Path) -> Iterator[VectorProgress]:
+    """Say on stderr that item vectors are being made, with a bar on a terminal."""
+    with ExitStack() as stack:
+        bar: list[Callable[[int, int], None]] = []
+
+        def progress(done: int, every: int) -> None:
+            if done == 0:
+                note(f"making the vectors of {every:,} item texts, once; they stay in {folder}")
+                if sys.stderr.isatty():
+                    bar.append(stack.enter_context(_bar()))
+            for update in bar:
+                update(done, every)
+
+        yield progress
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress(console=console(stderr=True), transient=True) as shown:
+        task = shown.add_task("item vectors", total=None)
+        yield lambda done, every: shown.update(task, completed=done, total=every)
+
+
+def _tell_split(folder: Path, domain: str, trained: object, settings: EvaluationSettings) -> None:
+    """Say where a model may have been trained on what is tested."""
+    from weft.artifacts.atomic import read_json
+    from weft.data.source import checked
+    from weft.evaluation.protocol import EvaluationSettings
+    from weft.recommenders.floors import floor_of
+
+    own = checked(EvaluationSettings, {"split": trained}).split
+    manifest = folder / "weft.json"
+    domains = read_json(manifest).get("domains", [domain]) if manifest.is_file() else [domain]
+    if own == settings.split or domain not in domains or floor_of(folder) == "zero_shot":
         return
-    for place, one in enumerate(found, start=1):
-        typer.echo(f"{place:3d}  {one.score:.3f}  {one.title}  [{one.item_id}]")
+    note(
+        f"{folder} was trained under another split ({own}): its training may hold what is "
+        f"tested now ({settings.split}), and the numbers may be too good"
+    )
 
 
 def evaluate(
@@ -56,7 +171,8 @@ def evaluate(
     split: Annotated[
         str | None,
         typer.Option(
-            help="leave_one_out or by_user (3:1:1); the one it was trained under unless given."
+            help="leave_one_out, by_user (3:1:1), or global_time:FROM,TEST with two dates or two "
+            "shares; the one it was trained under unless given."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
@@ -76,19 +192,28 @@ def evaluate(
     from weft.evaluation.candidates import train_counts
     from weft.evaluation.evaluate import evaluate as measure
     from weft.evaluation.protocol import EvaluationSettings
+    from weft.recommenders.chosen import choose
     from weft.recommenders.folder import load_recommender
     from weft.recommenders.kinds import ranks_catalogues_by_default
+    from weft.recommenders.popularity import Popularity
 
     check_folder(out, new=True)  # before the work, not after it
     loaded = load_domain(domain)
-    found = load_recommender(model)
+    chosen = choose(model)
+    _tell_row(chosen, model)
+    found = load_recommender(chosen.folder)
+    found.use(loaded.items)
     recommender = found.recommender
-    recommender.use(loaded.items)
-    whole = ranks_catalogues_by_default(recommender.settings) if full is None else full
-    asked = {"seed": seed, "users": users, "full": whole, "split": split or found.split}
+    if full is None:
+        full = isinstance(recommender, Popularity) or ranks_catalogues_by_default(
+            recommender.settings
+        )
+    asked = {"seed": seed, "users": users, "full": full, "split": split or found.split}
     settings = checked(EvaluationSettings, asked | {"candidates": {"drawn": drawn, "by": by}})
     parts = make_split(loaded, settings.split)
+    if split is not None:
+        _tell_split(chosen.folder, loaded.name, found.split, settings)
     result = measure(recommender, parts.test, settings, counts=train_counts(parts.train))
     result.save(out)
     for name, value in result.metrics().items():
-        typer.echo(f"{name:16s} {value:.4f}")
+        echo(f"{name:16s} {value:.4f}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor
 
 from weft.adapters import Adapter
@@ -14,9 +14,10 @@ from weft.backbones.blocks import Blocks
 from weft.errors import WeftError
 from weft.integration.integrator import Integrator
 from weft.integration.stacking import stack
+from weft.settings import StrictModel
 
 
-class HeadSettings(BaseModel):
+class HeadSettings(StrictModel):
     """Nothing to set: the recommender's head is all that is trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -24,6 +24,12 @@ def put_on(model: nn.Module, adapters: Sequence[Adapter], make: Made) -> dict[st
 
     A module that the model lacks, or whose shape differs, is a `WeftError` and nothing is changed.
     """
+    others = [name for one in adapters for name in (*one.tokens, *one.biases)]
+    if others:
+        raise WeftError(
+            f"an adapter trained '{others[0]}' (bias, trainable_token_indices), which can't be "
+            "integrated"
+        )
     names = [name for name, _ in model.named_modules() if any(name in a.factors for a in adapters)]
     unknown = [n for a in adapters for n in a.factors if n not in names]
     if unknown:

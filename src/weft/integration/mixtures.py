@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
@@ -24,9 +24,10 @@ from weft.backbones.blocks import Blocks
 from weft.errors import WeftError
 from weft.integration.integrator import Integrator, at_least_two, top_blocks
 from weft.integration.stacking import mix
+from weft.settings import StrictModel
 
 
-class XLoraSettings(BaseModel):
+class XLoraSettings(StrictModel):
     """`published`: two passes, all blocks; `one_pass`: plain below, weighted in the top `layers`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +39,7 @@ class XLoraSettings(BaseModel):
     )
 
 
-class MeteoraSettings(BaseModel):
+class MeteoraSettings(StrictModel):
     """`top_k` adapters share each token; the others' weight is zero."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -16,18 +16,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
 from weft.backbones.blocks import Blocks
 from weft.integration.integrator import Integrator, at_least_two, top_blocks
 from weft.integration.stacking import stack
+from weft.settings import StrictModel
 
 START = 1e-3  # standard deviation of W_cat's first values
 
 
-class XCrossSettings(BaseModel):
+class XCrossSettings(StrictModel):
     """β, γ and how many blocks from the top are integrated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -8,8 +8,7 @@ is no negative.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,13 +16,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter, LoraSettings
-from weft.artifacts.atomic import new_file
 from weft.artifacts.hashing import hash_json
 from weft.backbones import Backbone
 from weft.backbones.blocks import longest_input
@@ -32,7 +28,9 @@ from weft.data.domain import Catalogue, Examples, IntArray
 from weft.errors import WeftError
 from weft.recommenders.catalogued import Catalogued, by_length, told
 from weft.recommenders.equip import equip, train_all_of
+from weft.recommenders.kept_vectors import made_by, read_vectors, write_vectors
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
+from weft.settings import StrictModel
 from weft.text import (
     ItemTokens,
     Ragged,
@@ -46,18 +44,21 @@ from weft.text import (
 )
 from weft.text.assemble import KEY, PADDING, START, VALUE
 
+VectorProgress = Callable[[int, int], None]
+"""Called with the item texts whose vectors are made and all of them; at first with none made."""
+
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
 
 
-class BiEncoderSettings(BaseModel):
+class BiEncoderSettings(StrictModel):
     """The `recommender:` block of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["bi_encoder"] = "bi_encoder"
     text: TextSettings = TextSettings()
-    history_items: int = Field(default=10, ge=1, description="at most this many, the most recent")
-    history_tokens: int = Field(default=128, ge=8, description="of the whole encoded history")
+    history_items: int = Field(default=5, ge=1, description="at most this many, the most recent")
+    history_tokens: int = Field(default=64, ge=8, description="of the whole encoded history")
     temperature: float = Field(default=0.05, gt=0)
     pooling: Pooling | None = Field(
         default=None, description="of tokens' vectors: mean or cls; as the backbone's folder says"
@@ -68,17 +69,6 @@ class BiEncoderSettings(BaseModel):
     def for_training(self) -> BiEncoderSettings:
         """The settings that training looks at: all."""
         return self
-
-
-def _read_vectors(path: Path | None) -> NDArray[np.float32] | None:
-    """The cached vectors; a file that is missing or broken gives None."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        vectors: NDArray[np.float32] = load_file(path)["texts"]
-    except (SafetensorError, OSError, KeyError):
-        return None
-    return vectors
 
 
 def structure_of(backbone: Backbone, history_items: int) -> Structure:
@@ -134,6 +124,8 @@ class BiEncoder(Catalogued):
         self.model = backbone.model
         self.structure = structure_of(backbone, settings.history_items)
         self._cache = cache
+        self.progress: VectorProgress | None = None
+        self.unkept: str | None = None  # why vectors could not be kept
         self._vectors_of: tuple[tuple[int, int], ...] = ()
         self._vectors: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
         longest = longest_input(self.model)
@@ -152,6 +144,10 @@ class BiEncoder(Catalogued):
         if catalogue is not self._catalogue:
             self._catalogue, self._vectors = catalogue, None
 
+    def reading(self, users: int) -> tuple[int, str]:
+        """Every distinct text of the catalogue once, and every user's history."""
+        return len(self._distinct_texts(self.catalogue)[1]) + users, "texts"
+
     # --- text to vectors
 
     def _tokenize(self, catalogue: Catalogue) -> ItemTokens:
@@ -164,7 +160,7 @@ class BiEncoder(Catalogued):
             tokens, recent, structure=self.structure, max_tokens=self.settings.history_tokens
         )
 
-    def _assemble_items(self, tokens: ItemTokens, items: IntArray) -> Ragged:
+    def assemble_items(self, tokens: ItemTokens, items: IntArray) -> Ragged:
         singles = np.asarray(items, dtype=np.int64)[:, None]
         return assemble(
             tokens, list(singles), structure=self.structure, max_tokens=self.settings.history_tokens
@@ -200,12 +196,19 @@ class BiEncoder(Catalogued):
             "item_position_ids": spread(inputs, rows, inputs.items, mask, last),
         }
 
-    def encode(self, inputs: Ragged) -> NDArray[np.float32]:
+    def encode(self, inputs: Ragged, progress: VectorProgress | None = None) -> NDArray[np.float32]:
         """Unit vectors [n, d] float32 of all rows, without gradients, sorted by length inside."""
         runs = list(by_length(inputs.lengths, TOKENS_AT_ONCE))
+        parts: list[NDArray[np.float32]] = []
         self.model.eval()
         with torch.inference_mode():
-            parts = [self.embed(inputs, rows).cpu().numpy() for rows in runs]
+            for rows in runs:
+                if progress is not None:
+                    progress(sum(map(len, parts)), len(inputs))
+                parts.append(self.embed(inputs, rows).cpu().numpy())
+                self._scored(len(rows))
+        if progress is not None and parts:
+            progress(len(inputs), len(inputs))
         if not parts:
             width: int = self.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
             return np.empty((0, width), dtype=np.float32)
@@ -216,7 +219,7 @@ class BiEncoder(Catalogued):
     def encode_items(self, catalogue: Catalogue) -> NDArray[np.float32]:
         """Unit vectors [items, d] float32 of a catalogue, computed now; see `item_vectors`."""
         tokens, first, text_of = self._distinct_texts(catalogue)
-        vectors = self.encode(self._assemble_items(tokens, first))
+        vectors = self.encode(self.assemble_items(tokens, first))
         return vectors[text_of]
 
     def _distinct_texts(
@@ -237,28 +240,27 @@ class BiEncoder(Catalogued):
 
         Items of one text share one vector, computed once, so that a tie is a tie. The vectors
         are kept in memory for as long as no weight changes and, with a cache, on disk, by the
-        hash of backbone and adapter weights, settings, precision and item tokens. What is in
-        training is not kept on disk.
+        hash of backbone and adapter weights, settings, precision, libraries, processor and item
+        tokens. What is in training is not kept on disk.
         """
         state = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
         if self._vectors is not None and self._vectors_of == state:
             return self._vectors
         tokens, first, text_of = self._distinct_texts(self.catalogue)
         path = None if self.in_training else self._cache_file(tokens)
-        vectors = _read_vectors(path)
+        vectors = None if path is None else read_vectors(path, len(first))
         if vectors is None:
-            vectors = self.encode(self._assemble_items(tokens, first))
-            if path is not None:  # a folder that can't be written does without
-                with suppress(OSError, SafetensorError, WeftError), new_file(path) as temporary:
-                    save_file({"texts": vectors}, temporary)
+            vectors = self.encode(self.assemble_items(tokens, first), self.progress)
+            self.unkept = None if path is None else write_vectors(path, vectors)
         self._vectors, self._vectors_of = (vectors, text_of), state
         return self._vectors
 
     def _cache_file(self, tokens: ItemTokens) -> Path | None:
         if self._cache is None:
             return None
-        precision = str(next(self.model.parameters()).dtype)
-        reading = [precision, self.backbone.pooling, asdict(self.structure)]
+        parameter = next(self.model.parameters())
+        place = [str(parameter.dtype), parameter.device.type, self.mixed, made_by()]
+        reading = [place, self.backbone.pooling, asdict(self.structure)]
         key = hash_json([self._weights, self.settings.model_dump(), reading, tokens.hash])
         return self._cache / f"{key}.safetensors"
 
@@ -299,7 +301,7 @@ class BiEncoder(Catalogued):
         be used again, as the weights still move."""
         tokens, first, text_of = self._distinct_texts(self.catalogue)
         texts, place = np.unique(text_of[candidates], return_inverse=True)
-        vectors = self.encode(self._assemble_items(tokens, first[texts]))
+        vectors = self.encode(self.assemble_items(tokens, first[texts]))
         pairs: NDArray[np.float32] = np.einsum(
             "nd,ncd->nc", users, vectors[place.reshape(candidates.shape)]
         )
@@ -333,7 +335,7 @@ class BiEncoder(Catalogued):
         tokens = self.tokens(batch.domain.items)
         rows = np.arange(len(batch))
         users = self.embed(self.assemble_histories(tokens, batch.histories()), rows)
-        items = self.embed(self._assemble_items(tokens, batch.targets), rows)
+        items = self.embed(self.assemble_items(tokens, batch.targets), rows)
         logits = users @ items.T / self.settings.temperature
         group = torch.from_numpy(batch.domain.items.title_group[batch.targets]).to(logits.device)
         same = group[:, None] == group[None, :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,15 @@ from weft.text import ItemTokens
 
 
 class Catalogued(ABC):
-    """A recommender over one catalogue at a time."""
+    """A recommender over one catalogue at a time.
+
+    `on_scored` is called while it scores, with the texts or users that were just read (see
+    `reading`): a person waits.
+    """
 
     def __init__(self, catalogue: Catalogue | None) -> None:
         self._catalogue = catalogue
+        self.on_scored: Callable[[float], None] | None = None
         self._tokens: dict[int, tuple[Catalogue, ItemTokens]] = {}
 
     @property
@@ -39,6 +44,15 @@ class Catalogued(ABC):
         if known is None:
             known = self._tokens[id(catalogue)] = (catalogue, self._tokenize(catalogue))
         return known[1]
+
+    def reading(self, users: int) -> tuple[int, str]:
+        """(how much there is to read for so many users, its unit)."""
+        return users, "users"
+
+    def _scored(self, count: float) -> None:
+        """So much was read."""
+        if self.on_scored is not None:
+            self.on_scored(count)
 
     @abstractmethod
     def _tokenize(self, catalogue: Catalogue) -> ItemTokens:

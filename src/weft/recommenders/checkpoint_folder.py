@@ -16,6 +16,7 @@ from weft.artifacts.atomic import new_directory, read_json, write_json
 from weft.data.catalogue import save_catalogue
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.recommenders.item_counts import ItemCounts
 from weft.recommenders.kinds import AnySettings, recommender_settings
 
 MANIFEST = "weft.json"
@@ -36,6 +37,7 @@ def save_checkpoint_recommender(
     recommender: Mapping[str, Any],
     split: Any = "leave_one_out",
     replace: bool = False,
+    counts: ItemCounts | None = None,
 ) -> None:
     """Write the folder, whole or not at all: `source`'s files, how it scores, and its catalogue.
 
@@ -52,6 +54,8 @@ def save_checkpoint_recommender(
         (folder / MANIFEST).unlink()  # a link would be written through
         write_json(folder / MANIFEST, {**said, "recommender": dict(recommender), "split": split})
         save_catalogue(catalogue, folder)
+        if counts is not None:
+            counts.save(folder)
 
 
 def _link(file: Path, copy: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter, LoraSettings
@@ -29,6 +29,7 @@ from weft.evaluation.candidates import CandidateSettings, draw_candidates, train
 from weft.recommenders.catalogued import Catalogued, by_length, told
 from weft.recommenders.equip import equip
 from weft.recommenders.protocol import Histories, Ranking, best, rows_with_titles
+from weft.settings import StrictModel
 from weft.text import (
     ItemTokens,
     Ragged,
@@ -44,7 +45,7 @@ WIDTHS = 8  # inputs are as wide as a multiple of this: memory that fits one ste
 TOKENS_AT_ONCE = 4096  # of one forward pass without gradients: activations stay in the cache
 
 
-class CrossEncoderSettings(BaseModel):
+class CrossEncoderSettings(StrictModel):
     """The `recommender:` block of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -176,14 +177,16 @@ class CrossEncoder(Catalogued):
         device = next(self.model.parameters()).device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
-    def score_rows(self, rows: Ragged) -> NDArray[np.float32]:
-        """[n] float32 scores of prompts, without gradients, sorted by length inside."""
+    def score_rows(self, rows: Ragged, users: int = 0) -> NDArray[np.float32]:
+        """[n] float32 scores of prompts (of so many users), without gradients, sorted by length
+        inside."""
         out = np.empty(len(rows), dtype=np.float32)
         self.model.eval()
         with torch.inference_mode():
             for chosen in by_length(rows.lengths, TOKENS_AT_ONCE):
                 states = self.states(*self.inputs(rows, chosen))
                 out[chosen] = self.head_scores(states).cpu().numpy()
+                self._scored(users * len(chosen) / len(rows))
         return out
 
     # --- the Recommender protocol
@@ -217,7 +220,7 @@ class CrossEncoder(Catalogued):
                 begin = self.prompt.history(spoken, histories[user], longest)
                 places.append(place + len(rows))
                 rows += self.prompt.prompts(begin, tokens, items)
-            scores = self.score_rows(ragged(rows))
+            scores = self.score_rows(ragged(rows), len(places))
             for user, place in enumerate(places, start=first):
                 out[user] = scores[place]
         return out

@@ -1,99 +1,54 @@
-"""A recommender as a folder: an adapter, how to use it, and the catalogue it ranks.
+"""A recommender as a folder: what scores items, and the catalogue it ranks.
 
-The folder stays a valid PEFT adapter; `weft.json` says in `recommender` how it scores items, and
-items.parquet is the catalogue. Folders of integrators and of whole models are opened here too.
+An adapter's folder stays a valid PEFT adapter; `weft.json` says in `recommender` how it scores
+items, items.parquet is the catalogue, and popularity.parquet, where it is there, how often each item
+was taken. Folders of integrators, of whole models and of the floors are opened here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weft.adapters import Adapter, load_adapter, write_adapter
-from weft.adapters.adapter import MANIFEST
 from weft.artifacts.atomic import new_directory
-from weft.backbones import Precision
+from weft.data.catalogue import FILE as CATALOGUE
 from weft.data.catalogue import load_catalogue, save_catalogue
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
-from weft.recommenders.checkpoint_folder import checkpoint_settings, is_checkpoint
-from weft.recommenders.integrator_folder import is_integrator, load_integrated
-from weft.recommenders.kinds import AnyRecommender, make_recommender, recommender_settings
+from weft.recommenders.asking import LoadedRecommender, Suggestion
+from weft.recommenders.chosen import choose
+from weft.recommenders.floors import floor_of, load_popularity
+from weft.recommenders.item_counts import ItemCounts
 
+if TYPE_CHECKING:
+    import torch
 
-@dataclass(frozen=True)
-class Suggestion:
-    """One recommended item."""
+    from weft.adapters import Adapter
+    from weft.backbones import Precision
+    from weft.recommenders.bi_encoder import VectorProgress
 
-    item_id: str
-    title: str
-    score: float
+__all__ = ["LoadedRecommender", "Suggestion", "load_recommender", "save_recommender"]
+
+MANIFEST, VECTORS = "weft.json", ".vectors"
 
 
 def save_recommender(
-    adapter: Adapter, catalogue: Catalogue, path: Path, *, replace: bool = False
+    adapter: Adapter,
+    catalogue: Catalogue,
+    path: Path,
+    *,
+    replace: bool = False,
+    dtype: torch.dtype | None = None,
+    counts: ItemCounts | None = None,
 ) -> None:
-    """Write the folder, whole or not at all."""
+    """Write the folder, whole or not at all; factors in float32 or rounded to `dtype`."""
+    from weft.adapters import write_adapter
+
     with new_directory(path, replace=replace) as folder:
-        write_adapter(adapter, folder)
+        write_adapter(adapter, folder, dtype=dtype)
         save_catalogue(catalogue, folder)
-
-
-class LoadedRecommender:
-    """A recommender from a folder, asked in titles or item ids and answering in items."""
-
-    def __init__(
-        self, recommender: AnyRecommender, split: str | Mapping[str, Any] = "leave_one_out"
-    ) -> None:
-        self.recommender = recommender
-        self.split = split  # under which it was trained: other splits may test what it has seen
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return self.recommender.catalogue
-
-    def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_history: bool = True
-    ) -> list[list[Suggestion]]:
-        """The k best items for each history of titles, oldest first; new users and batches alike.
-
-        An entry that is an item id of the catalogue stands for that item's title. A history
-        without a title that says something is a `WeftError`.
-        """
-        if k < 1:
-            raise WeftError(f"k must be at least 1, not {k}")
-        _check_histories(histories)
-        index, titles = self.catalogue.index, self.catalogue.titles
-        spoken = [[titles[index[t]] if t in index else t for t in history] for history in histories]
-        for number, history in enumerate(spoken, start=1):
-            if not any(title.strip() for title in history):
-                raise WeftError(f"history {number} needs at least one title that is not empty")
-        ranking = self.recommender.top_k_of_titles(spoken, k, mask_history=mask_history)
-        ids = self.catalogue.item_ids
-        return [
-            [
-                Suggestion(ids[item], titles[item], float(score))
-                for item, score in zip(items, scores, strict=True)
-                if score > -float("inf")
-            ]
-            for items, scores in zip(ranking.items.tolist(), ranking.scores, strict=True)
-        ]
-
-
-def _check_histories(histories: Sequence[Sequence[str]]) -> None:
-    """Lists of titles, not a title where a list belongs."""
-    if isinstance(histories, str):
-        raise WeftError("recommend takes a list of histories, each a list of titles, not a string")
-    for number, history in enumerate(histories, start=1):
-        if isinstance(history, str) or not isinstance(history, Iterable):
-            kind = type(history).__name__
-            raise WeftError(f"history {number} must be a list of titles, not a {kind}: {history!r}")
-        for entry in history:
-            if not isinstance(entry, str):
-                kind = type(entry).__name__
-                raise WeftError(f"history {number} must hold titles, not a {kind}: {entry!r}")
+        if counts is not None:
+            counts.save(folder)
 
 
 def load_recommender(
@@ -102,43 +57,63 @@ def load_recommender(
     *,
     precision: Precision = "auto",
     device: str = "cpu",
+    progress: VectorProgress | None = None,
 ) -> LoadedRecommender:
-    """Open a recommender's folder: an adapter's, an integrator's or a whole model's. `items` is
-    another catalogue to rank: items.parquet, a CSV file with a column `title`, or a text file of
-    titles, one a line.
+    """Open a recommender's folder: an adapter's, an integrator's, a whole model's, or a floor's.
 
-    Item vectors are cached in the folder's `.vectors`, by the hash of the weights.
+    Of a target's folder in a run (`recommenders/<target>`) it is the row that its
+    recommendation.json names. `items` is another catalogue to rank (the folder's own items may
+    stand in histories all the same): items.parquet, a CSV file with the columns `item_id` and
+    `title`, or a text file of titles, one a line.
+
+    Item vectors are kept in the folder's `.vectors`, by the hash of all that decides them;
+    `progress` is called while they are made.
     """
-    folder = Path(path)
+    folder = choose(Path(path)).folder
+    source = Path(items) if items is not None else folder
+    floor = floor_of(folder)
+    if floor == "popularity":
+        return load_popularity(folder, load_catalogue(source, ids=True))
+    made, split = _open(folder, source, floor is not None, precision, device)
+    if progress is not None and hasattr(made, "progress"):
+        made.progress = progress
+    own = load_catalogue(folder) if items is not None and (folder / CATALOGUE).is_file() else None
+    return LoadedRecommender(made, split, folder=folder, beside=own)
+
+
+def _open(
+    folder: Path, source: Path, zero_shot: bool, precision: Precision, device: str
+) -> tuple[Any, Any]:
+    """(the recommender, the split under which it was trained); heavy libraries from here on."""
+    from weft.adapters import load_adapter
+    from weft.backbones.load import named_backbone
+    from weft.recommenders.checkpoint_folder import checkpoint_settings, is_checkpoint
+    from weft.recommenders.integrator_folder import is_integrator, load_integrated
+    from weft.recommenders.kinds import make_recommender, recommender_settings
+
+    common: dict[str, Any] = {"precision": precision, "device": device}
     if is_integrator(folder):
-        other = Path(items) if items is not None else None
-        trained, made = load_integrated(folder, other, precision=precision, device=device)
-        return LoadedRecommender(made, trained.manifest.get("split", "leave_one_out"))
+        catalogue = load_catalogue(source, ids=True)
+        trained, integrated = load_integrated(folder, catalogue, **common)
+        return integrated, trained.manifest.get("split", "leave_one_out")
+    common |= {"cache": folder / VECTORS, "light": True}
+    if zero_shot:
+        from weft.recommenders.floors import load_zero_shot
+
+        return load_zero_shot(folder, load_catalogue(source, ids=True), **common)
     if is_checkpoint(folder):
         settings, split = checkpoint_settings(folder)
-        how: dict[str, Any] = {"precision": precision, "device": device}
-        catalogue = load_catalogue(Path(items) if items is not None else folder)
-        whole = make_recommender(str(folder), settings, catalogue, cache=folder / ".vectors", **how)
-        return LoadedRecommender(whole, split)
+        catalogue = load_catalogue(source, ids=True)
+        return make_recommender(str(folder), settings, catalogue, **common), split
     adapter = load_adapter(folder)
-    said = adapter.manifest.get("recommender")
-    if not isinstance(said, dict):
+    described = adapter.manifest.get("recommender")
+    if not isinstance(described, dict):
         raise WeftError(f"{folder / MANIFEST} does not say how this adapter scores items")
     try:
-        settings = recommender_settings(said)
+        settings = recommender_settings(described)
     except WeftError as error:
         raise WeftError(f"{folder / MANIFEST}: recommender: {error}") from None
-    catalogue = load_catalogue(Path(items) if items is not None else folder)
-    backbone = adapter.manifest["backbone"]["name"]
-    return LoadedRecommender(
-        make_recommender(
-            backbone,
-            settings,
-            catalogue,
-            adapter=adapter,
-            precision=precision,
-            device=device,
-            cache=folder / ".vectors",
-        ),
-        adapter.manifest.get("split", "leave_one_out"),
-    )
+    catalogue = load_catalogue(source, ids=True)
+    backbone = named_backbone(adapter.manifest["backbone"]["name"], folder / MANIFEST)
+    made = make_recommender(backbone, settings, catalogue, adapter=adapter, **common)
+    return made, adapter.manifest.get("split", "leave_one_out")

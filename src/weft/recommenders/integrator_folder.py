@@ -12,21 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter, save_adapter
 from weft.adapters.tensor_file import open_tensors, write_tensors
 from weft.artifacts.atomic import new_directory, read_json, write_json
-from weft.artifacts.hashing import hash_arrays
+from weft.artifacts.documents import read_object
+from weft.artifacts.hashing import hash_arrays, short_hashes
 from weft.backbones import Precision, load_backbone
-from weft.data.catalogue import load_catalogue, save_catalogue
+from weft.backbones.load import named_backbone
+from weft.data.catalogue import save_catalogue
 from weft.data.domain import Catalogue
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.integration.kinds import AnyIntegratorSettings, integrator_settings
 from weft.recommenders.cross_encoder import CrossEncoderSettings
 from weft.recommenders.integrated import Integrated
+from weft.recommenders.item_counts import ItemCounts
+from weft.settings import StrictModel
 
 SAID, WEIGHTS, ADAPTERS = "integrator.json", "integrator.safetensors", "adapters"
 
@@ -52,21 +56,21 @@ class TrainedIntegrator:
         return hash_arrays(arrays, said)
 
 
-class _Named(BaseModel):
+class _Named(StrictModel):
     model_config = ConfigDict(extra="ignore")
 
     hash: str = Field(min_length=1)
     domains: list[str] = []
 
 
-class _Backbone(BaseModel):
+class _Backbone(StrictModel):
     model_config = ConfigDict(extra="ignore")
 
     name: str
     fingerprint: str
 
 
-class _Said(BaseModel):
+class _Said(StrictModel):
     """The entries of integrator.json that weft reads."""
 
     model_config = ConfigDict(extra="ignore")
@@ -102,13 +106,20 @@ def write_integrator(trained: TrainedIntegrator, folder: Path) -> None:
 
 
 def save_integrator(
-    trained: TrainedIntegrator, catalogue: Catalogue | None, path: Path, *, replace: bool = False
+    trained: TrainedIntegrator,
+    catalogue: Catalogue | None,
+    path: Path,
+    *,
+    replace: bool = False,
+    counts: ItemCounts | None = None,
 ) -> None:
     """Write the folder, with the catalogue that it ranks, whole or not at all."""
     with new_directory(path, replace=replace) as folder:
         write_integrator(trained, folder)
         if catalogue is not None:
             save_catalogue(catalogue, folder)
+        if counts is not None:
+            counts.save(folder)
 
 
 def load_integrator(path: Path) -> TrainedIntegrator:
@@ -149,9 +160,7 @@ def load_integrator(path: Path) -> TrainedIntegrator:
 
 
 def _read(path: Path) -> _Said:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise WeftError(f"{path} holds no JSON object")
+    values = read_object(path)
     try:
         return checked(_Said, values)
     except WeftError as error:
@@ -164,14 +173,18 @@ def integrated_recommender(
     *,
     precision: Precision = "auto",
     device: str = "cpu",
+    manifest: Path | None = None,
 ) -> Integrated:
-    """A recommender, for use, out of a trained integrator and its backbone by name."""
+    """A recommender, for use, out of a trained integrator and its backbone by name; `manifest` is
+    the file that names it."""
     said = trained.manifest["backbone"]
-    backbone = load_backbone(said["name"], precision=precision, device=device)
+    name = said["name"] if manifest is None else named_backbone(said["name"], manifest)
+    backbone = load_backbone(name, precision=precision, device=device)
     if backbone.fingerprint != said["fingerprint"]:
+        one, other = short_hashes(said["fingerprint"], backbone.fingerprint)
         raise WeftError(
-            f"the integrator belongs to backbone {said['name']} ({said['fingerprint'][:12]}…), "
-            f"not to {backbone.name} ({backbone.fingerprint[:12]}…)"
+            f"the integrator belongs to backbone {said['name']} ({one}), "
+            f"not to {backbone.name} ({other})"
         )
     return Integrated(
         backbone,
@@ -185,10 +198,11 @@ def integrated_recommender(
 
 
 def load_integrated(
-    path: Path, items: Path | None, *, precision: Precision = "auto", device: str = "cpu"
+    path: Path, catalogue: Catalogue, *, precision: Precision = "auto", device: str = "cpu"
 ) -> tuple[TrainedIntegrator, Integrated]:
-    """An integrator's folder and the recommender in it; `items` is another catalogue to rank."""
+    """An integrator's folder and the recommender in it, over a catalogue."""
     trained = load_integrator(path)
-    catalogue = load_catalogue(items if items is not None else path)
-    made = integrated_recommender(trained, catalogue, precision=precision, device=device)
+    made = integrated_recommender(
+        trained, catalogue, precision=precision, device=device, manifest=path / SAID
+    )
     return trained, made

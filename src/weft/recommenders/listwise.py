@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from weft.adapters import Adapter, LoraSettings
@@ -26,6 +26,7 @@ from weft.recommenders.lm.decode import constrained_beam, greedy
 from weft.recommenders.lm.packing import packed_loss
 from weft.recommenders.prompted import Prompted
 from weft.recommenders.protocol import Histories
+from weft.settings import StrictModel
 from weft.text import ItemTokens, Ragged, TextSettings
 from weft.text.prompt import (
     ListPrompt,
@@ -39,7 +40,7 @@ ANSWERS = {"top1": 1, "top5": 5}
 _KEY = np.array([[20251122]], dtype=np.uint64)  # of the order in a prompt
 
 
-class ListwiseSettings(BaseModel):
+class ListwiseSettings(StrictModel):
     """The `recommender:` block of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,6 +113,7 @@ class Listwise(Prompted):
             rows = range(start, min(start + size, len(prompts)))
             several = [prompts.of(row) for row in rows]
             out[rows] = self._likelihoods(several, tokens, candidates[rows])
+            self._scored(len(rows))
         return out
 
     def _whole(self, tokens: ItemTokens, histories: Histories) -> NDArray[np.float32]:
@@ -128,6 +130,7 @@ class Listwise(Prompted):
         out = np.full((len(prompts), len(self.catalogue)), -np.inf, dtype=np.float32)
         for row in range(len(prompts)):
             out[row, there] = self._likelihoods([prompts.of(row)], tokens, there[None])[0]
+            self._scored(1)
         return out
 
     # --- one prompt

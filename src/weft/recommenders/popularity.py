@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Examples, IntArray
 from weft.evaluation.candidates import train_counts
+from weft.recommenders.item_counts import ItemCounts
 from weft.recommenders.protocol import Histories, Ranking
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Popularity:
     """Scores every item by its number of training interactions, whatever the history."""
 
@@ -24,11 +25,18 @@ class Popularity:
         """Counts what the training part of a split sees, the whole of it."""
         return cls(train.domain.items, train_counts(train))
 
+    def use(self, catalogue: Catalogue) -> None:
+        """Score this catalogue from now on: an item's count stays its own, by its id."""
+        self.counts = (
+            ItemCounts(self.catalogue, self.counts, self.counts).on(catalogue).interactions
+        )
+        self.catalogue = catalogue
+
     def score(
         self, histories: Histories, candidates: IntArray | None = None
     ) -> NDArray[np.float32]:
         """[n, c] for `candidates` [n, c], or [n, items]."""
-        scores = self._scores
+        scores = self.item_scores
         if candidates is None:
             return np.tile(scores, (len(histories), 1))
         return scores[candidates]
@@ -39,7 +47,7 @@ class Popularity:
         Where fewer are left, items of the history stand last, with score −inf.
         """
         k = min(k, len(self.catalogue))
-        order = np.argsort(-self._scores, kind="stable")
+        order = np.argsort(-self.item_scores, kind="stable")
         items = np.empty((len(histories), k), dtype=np.int64)
         scores = np.empty((len(histories), k), dtype=np.float32)
         for row, history in enumerate(histories):
@@ -47,12 +55,12 @@ class Popularity:
             had = np.isin(first, history) & mask_history
             items[row] = np.concatenate([first[~had], np.sort(first[had])])[:k]
             scores[row] = np.where(
-                np.isin(items[row], first[had]), -np.inf, self._scores[items[row]]
+                np.isin(items[row], first[had]), -np.inf, self.item_scores[items[row]]
             )
         return Ranking(items, scores)
 
     @property
-    def _scores(self) -> NDArray[np.float32]:
+    def item_scores(self) -> NDArray[np.float32]:
         """[items] float32; items of one title share their count, so that they tie."""
         groups = self.catalogue.title_group
         summed = np.bincount(groups, weights=self.counts, minlength=len(groups))

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from weft.adapters import Adapter, LoraSettings
@@ -22,11 +22,12 @@ from weft.evaluation.candidates import CandidateSettings, draw_candidates
 from weft.recommenders.lm.packing import packed_loss
 from weft.recommenders.prompted import Prompted
 from weft.recommenders.protocol import Histories
+from weft.settings import StrictModel
 from weft.text import ItemTokens, TextSettings
 from weft.text.prompt import PromptSettings, YesNoPrompt
 
 
-class YesNoSettings(BaseModel):
+class YesNoSettings(StrictModel):
     """The `recommender:` block of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,6 +82,7 @@ class YesNo(Prompted):
             said = self.language.final_logits(made.ragged.of(row), ends, answers)
             columns = asked if candidates is None else np.arange(width)
             out[row, columns] = said[:, 0] - said[:, 1]
+            self._scored(1)
         return out
 
     # --- training

@@ -13,11 +13,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from weft.artifacts.hashing import hash_json
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.settings import StrictModel
 from weft.text.assemble import Ragged
 from weft.text.prompt import ListPrompt
 from weft.text.tokens import ItemTokens
@@ -25,7 +26,7 @@ from weft.text.tokens import ItemTokens
 IntRows = NDArray[np.int64]
 
 
-class CorpusSettings(BaseModel):
+class CorpusSettings(StrictModel):
     """What the text is made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

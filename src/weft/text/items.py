@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.settings import StrictModel
 from weft.text.clean import clean
 
 
-class TextSettings(BaseModel):
+class TextSettings(StrictModel):
     """The text of an item: which fields, in which order, and how much of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from weft.data.domain import IntArray
 from weft.errors import WeftError
+from weft.settings import StrictModel
 from weft.text.assemble import Structure
 from weft.text.tokens import ItemTokens, plain_tokenizer
 
 Ids = NDArray[np.int32]
 
 
-class PairSettings(BaseModel):
+class PairSettings(StrictModel):
     """How much of a history a prompt holds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

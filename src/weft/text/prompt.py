@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from weft.data.domain import Catalogue, IntArray
 from weft.errors import WeftError
+from weft.settings import StrictModel
 from weft.text.assemble import Ragged, ragged
 from weft.text.chat import chat_frame, template_file
 from weft.text.items import TextSettings, item_texts, join
@@ -27,7 +28,7 @@ SEPARATOR, BAR = "||", "¦"
 Ids = NDArray[np.int32]
 
 
-class PromptSettings(BaseModel):
+class PromptSettings(StrictModel):
     """How much of a history a prompt holds, and the chat it stands in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
