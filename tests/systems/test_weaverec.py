@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 from world import recipe
 
 import weft
 from weft.adapters import load_adapter
-from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.atomic import read_json
 from weft.artifacts.stages import Stage, missing
+from weft.cli.main import app
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.evaluation.result import Result
@@ -45,13 +47,6 @@ def all_stages(plan: Plan) -> dict[str, Stage]:
 
 def training(plan: Plan) -> dict[str, Stage]:
     return {k: s for k, s in all_stages(plan).items() if s.work.__name__ == "train_branch"}
-
-
-@pytest.fixture(scope="module")
-def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
-    folder = tmp_path_factory.mktemp("run")
-    report = run(checked(Recipe, recipe(backbone)), folder, workers=2)
-    return folder, report
 
 
 def test_a_hybrid_is_trained_once_for_both_directions(backbone: Path) -> None:
@@ -196,6 +191,45 @@ def test_recommend_in_three_lines_for_a_history_never_seen(
     assert [one.item_id for one in by_id[0]] == [one.item_id for one in answers[0]]
 
 
+@pytest.mark.parametrize("row", ["popularity", "zero-shot", "weaverec"])
+def test_a_published_row_is_what_was_measured(
+    finished: tuple[Path, RunReport], tmp_path: Path, row: str
+) -> None:
+    """The floors too: opened again, each gives the very ranks of the report."""
+    folder, _ = finished
+    argv = ["evaluate", "--model", str(folder / "recommenders" / "toys" / row), "--out",
+            str(tmp_path / "again"), "--drawn", "9", "--no-full"]  # fmt: skip
+    (domain,) = (
+        path.parent
+        for path in folder.glob("stages/get_domain-*/domain/domain.json")
+        if read_json(path)["name"] == "toys"
+    )
+    done = CliRunner().invoke(app, [*argv, "--domain", str(domain)])
+    assert done.exit_code == 0, done.output
+    again, measured = (
+        Result.load(path) for path in (tmp_path / "again", folder / "results" / "toys" / row)
+    )
+    assert again.protocol.candidates_hash == measured.protocol.candidates_hash
+    values = [one.values("ndcg@5") for one in (again, measured)]
+    assert np.array_equal(*values)
+    empty = weft.load_recommender(folder / "recommenders" / "toys" / row).ask([[]], k=3)[0]
+    assert empty.basis == "popularity" and len(empty.suggestions) == 3
+
+
+def test_asking_a_target_takes_the_row_that_the_run_recommends(
+    finished: tuple[Path, RunReport],
+) -> None:
+    target = finished[0] / "recommenders" / "toys"
+    recommended = read_json(target / "recommendation.json")
+    if recommended["folder"] is None:
+        pytest.skip("this run recommends no row")
+    by_target, by_row = (
+        weft.load_recommender(path).recommend([["never heard of this"]], k=3)
+        for path in (target, target / recommended["folder"])
+    )
+    assert by_target == by_row and len(by_row[0]) == 3
+
+
 def test_lambda_can_be_chosen_on_validation_users(backbone: Path, tmp_path: Path) -> None:
     values = recipe(
         backbone,
@@ -221,14 +255,6 @@ def test_more_seeds_give_a_spread(backbone: Path, tmp_path: Path) -> None:
     report = run(checked(Recipe, values), tmp_path, workers=2)
     row = report.domains[0].row("weaverec")
     assert row is not None and row.seeds["ndcg@5"].seeds == 3
-
-
-def test_a_damaged_report_is_made_anew(finished: tuple[Path, RunReport], backbone: Path) -> None:
-    folder, report = finished
-    (folder / "report.html").unlink()
-    (folder / "run.json").write_text("[]")
-    assert run(checked(Recipe, recipe(backbone)), folder, workers=1) == report
-    assert (folder / "report.html").is_file()
 
 
 def test_a_changed_tokenizer_is_another_backbone(backbone: Path, tmp_path: Path) -> None:
@@ -268,7 +294,7 @@ def test_a_soup_of_longer_twins_shares_the_longer_branch(backbone: Path) -> None
         ({"headline": ["ndgc@1"]}, "headline"),
         ({"headline": ["ndcg@2"]}, "needs 2 in evaluate.at"),
         ({"evaluate": {"full": False, "at": [1, 5, 10]}}, "needs evaluate.full"),
-        ({"evaluate": {"split": "by_month"}}, "leave_one_out and by_user are"),
+        ({"evaluate": {"split": "by_month"}}, "leave_one_out, by_user and global_time are"),
         ({"branches": {"patience": 1}}, "need branches.validation"),
         ({"domains": [{"name": "home", "seeds": [3]}, "toys"]}, "seeds must differ"),
         ({"domains": ["../home", "toys"]}, "domains.0.name"),
@@ -279,20 +305,3 @@ def test_what_cannot_end_well_is_refused_before_it_starts(
 ) -> None:
     with pytest.raises(WeftError, match=words):
         checked(Recipe, recipe(backbone, **changes))
-
-
-def test_a_collapsed_branch_is_said_with_the_rows_it_spoils(
-    finished: tuple[Path, RunReport], backbone: Path, tmp_path: Path
-) -> None:
-    folder, _ = finished
-    shutil.copytree(folder, tmp_path / "run")
-    plan = plan_of(backbone)
-    branch = WeaveRec(plan, plan.recipe.seed).target_branch("kitchen")
-    guessing = [[step, float(np.log(16)), None] for step in range(1, 7)]
-    write_json(branch.folder(tmp_path / "run") / "curve.json", guessing)
-    (tmp_path / "run" / "run.json").unlink()
-    report = run(plan.recipe, tmp_path / "run", workers=1)
-    (said,) = (note for note in report.notes if "'kitchen, seed 3'" in note)
-    assert "collapsed: its loss ended at 2.77, that of guessing among a batch of 16" in said
-    assert "weaverec on kitchen" in said and "source: kitchen on home" in said
-    assert "all-data" not in said

@@ -219,18 +219,22 @@ def test_more_integrated_blocks_than_there_are_is_one_sentence(
 
 def test_two_rows_of_one_name_are_an_error(backbone: Path, tmp_path: Path) -> None:
     rivals = [{"kind": "meteora", "top_k": 1}, "meteora"]
-    recipe = load_recipe(write_recipe(tmp_path / "twice.yaml", values(backbone, rivals=rivals)))
+    file = write_recipe(tmp_path / "twice.yaml", values(backbone, rivals=rivals))
     with pytest.raises(WeftError, match="two rows would be called 'meteora'"):
-        measured_rows(recipe, Plan(recipe, None, "cpu"))
+        load_recipe(file)
 
 
 def test_a_source_that_learned_nothing_is_said(backbone: Path, tmp_path: Path) -> None:
     said = values(backbone, limited=None, rivals=[], merges=[], variants={}, variants_on=None)
-    said["branches"] = said["branches"] | {"learning_rate": 1e-9}
+    said["branches"] = said["branches"] | {"learning_rate": 1e-9, "batch": 1, "epochs": 12}
     recipe = load_recipe(write_recipe(tmp_path / "dead.yaml", said))
-    notes = run(recipe, tmp_path / "run", workers=1).notes
-    dead = [note for note in notes if "collapsed" in note]
-    assert len(dead) >= 3 and any("that of guessing among 4 candidates" in n for n in dead)
+    report = run(recipe, tmp_path / "run", workers=1)
+    rows = {row.name: row.warnings for row in report.domains[0].rows}
+    dead = {name for name, found in rows.items() if any("collapsed" in w.text for w in found)}
+    assert {"x-cross", "best source"} < dead and "popularity" not in dead
+    assert any("that of guessing among 4 candidates" in w.text for w in rows["x-cross"])
+    assert report.domains[0].serving.row == "popularity"
+    assert set(report.domains[0].serving.left_out) < dead
 
 
 def test_evaluate_splits_as_the_training_did(finished: Path, tmp_path: Path) -> None:

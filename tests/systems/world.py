@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from weft.artifacts.stages import Stage, execute, missing, prepare
 
 
 def recipe(backbone: Path, **changes: Any) -> dict[str, Any]:
@@ -28,9 +31,17 @@ def recipe(backbone: Path, **changes: Any) -> dict[str, Any]:
         "show_users": 2,
         "seed": 3,
     }
+    if changes.get("system", "weaverec") == "weaverec":
+        values["controls"] = ["matched", "sources", "naive", "all_data", "soup", "factors"]
     return values | changes
 
 
 def write_recipe(path: Path, values: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(values), "utf-8")
     return path
+
+
+def do(stages: Iterable[Stage], run: Path) -> None:
+    """Do what is missing of some stages in this process."""
+    for stage in missing(stages, run):
+        execute(*prepare(stage, run), lambda *_: None)

@@ -1,8 +1,8 @@
 """A small training run, in this process or as a program that waits to be killed.
 
-As a program (`python small_runs.py BACKBONE CHECKPOINTS [half]`) it says "step N" on stdout after
+As a program (`python small_runs.py BACKBONE CHECKPOINTS [half | timed]`) it says "step N" on stdout after
 each step and goes on when a line comes in on stdin. With `half` it stops in the middle of writing
-its second checkpoint, and says "half".
+its second checkpoint, and says "half"; with `timed` it saves by time alone, every 0 seconds.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ SETTINGS = TrainSettings(
     checkpoint_every=3,
     log_every=2,
 )  # 64 examples: 4 batches an epoch, 12 steps
+
+
+TIMED = SETTINGS.model_copy(update={"checkpoint_every": None, "checkpoint_every_seconds": 0.0})
 
 
 def recommender(folder: Path, *, dropout: float = 0.1, seed: int = 1) -> BiEncoder:
@@ -85,4 +88,5 @@ if __name__ == "__main__":
 
     if sys.argv[3:] == ["half"]:
         _stop_halfway()
-    small_run(Path(sys.argv[1]), checkpoints=Path(sys.argv[2]), report=wait)
+    settings = TIMED if sys.argv[3:] == ["timed"] else SETTINGS
+    small_run(Path(sys.argv[1]), settings, checkpoints=Path(sys.argv[2]), report=wait)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from small_runs import SETTINGS, small_run
+from small_runs import SETTINGS, TIMED, small_run
 from torch import Tensor
 
 from weft.training import Trained
-from weft.training.checkpoint import FILE
+from weft.training.checkpoint import FILE, Saver
 
 SCRIPT = Path(__file__).with_name("small_runs.py")
 
@@ -71,6 +71,38 @@ def test_three_kills_leave_no_trace(
     assert steps == [10, 11, 12]
     assert same(finished, undisturbed)
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_branch_of_few_slow_steps_is_not_lost(
+    tiny_bert: Path, tmp_path: Path, undisturbed: tuple[dict[str, Tensor], Trained]
+) -> None:
+    """Saved by time alone, whatever the number of steps, it goes on after its last one; and when
+    states are saved decides nothing, so that a run begun with other intervals goes on too."""
+    assert killed(tiny_bert, tmp_path, "step 5", "timed")[0] == "step 1"
+    steps: list[int] = []
+    finished = small_run(
+        tiny_bert, checkpoints=tmp_path, report=lambda step, *_: steps.append(step)
+    )
+    assert steps[0] == 6
+    assert same(finished, undisturbed)
+    assert TIMED.checkpoint_every is None and SETTINGS.checkpoint_every == 3
+
+
+def test_states_are_saved_by_seconds_and_by_steps() -> None:
+    now = [100.0]
+    saver = Saver(None, 60.0, lambda: now[0])
+    due: list[int] = []
+    for step in range(1, 11):  # of 25 seconds each; a save takes 30
+        now[0] += 25
+        if saver.due(step):
+            due.append(step)
+            now[0] += 30
+            saver.saved()
+    assert due == [3, 6, 9]
+    both = Saver(4, 60.0, lambda: now[0])
+    assert [step for step in range(1, 10) if both.due(step)] == [4, 8]
+    now[0] += 60
+    assert both.due(9)
 
 
 @pytest.fixture(scope="module")

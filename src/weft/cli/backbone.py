@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from weft.cli.out import echo
+
 app = typer.Typer(help="Make a backbone.", no_args_is_help=True)
 
 
@@ -43,7 +45,7 @@ def pretrain(
         torch.set_num_threads(threads)
     with steps_progress("blocks") as report:
         made = make(loaded, out, data=data, device=device, report=report)
-    typer.echo(
+    echo(
         f"{made.folder}: {made.parameters:,} parameters, {made.tokens:,} tokens read, perplexity "
         f"{made.perplexity:.2f} on held-out titles (untrained {made.perplexity_before:,.0f})"
     )

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from weft import __version__
 from weft.cli import backbone, compare, data, fold, inspect, merge, models, report, run
 from weft.cli.merge_arguments import MergeCommand
-from weft.errors import WeftError
+from weft.cli.out import echo, note, say
+from weft.errors import WeftError, WeftNotice
+from weft.safe_text import shown
+
+
+class SafeGroup(TyperGroup):
+    """The commands; an error of use shows a person's words, or a file's name, safely."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        with _shown_safely():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _shown_safely():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _shown_safely() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:  # every error of use
+        if hasattr(error, "message"):
+            error.message = shown(str(error.message))
+        raise
+
 
 app = typer.Typer(
     name="weft",
+    cls=SafeGroup,
     help="Turn the logs of several domains into recommenders that help each other.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -36,7 +67,7 @@ app.command()(report.report)
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"weft {__version__}")
+        echo(f"weft {__version__}")
         raise typer.Exit
 
 
@@ -49,15 +80,35 @@ def _options(
     pass
 
 
+@contextmanager
+def _notices_on_stderr() -> Iterator[None]:
+    """Each notice of a library call becomes one line on stderr."""
+    printed: set[str] = set()
+    usual = warnings.showwarning
+
+    def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        if not issubclass(category, WeftNotice):
+            usual(message, category, *where, **more)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            note(message)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", WeftNotice)
+        warnings.showwarning = show
+        yield
+
+
 def main() -> None:
     """Run the command line; an error of use is one sentence and exit code 2."""
     try:
-        app()
+        with _notices_on_stderr():
+            app()
     except WeftError as error:
-        sys.stderr.write(f"weft: {error}\n")
+        say(f"weft: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("weft: stopped; the same command goes on from here\n")
+        say("weft: stopped; the same command goes on from here")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
@@ -66,7 +117,7 @@ def main() -> None:
 
         name = error.filename2 or error.filename
         where = "" if name is None else f"{name}: "
-        sys.stderr.write(f"weft: {where}{' '.join(reason(error).split())}\n")
+        say(f"weft: {where}{reason(error)}")
         sys.exit(2)
 
 

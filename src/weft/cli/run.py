@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weft.cli.out import echo, say
+
 if TYPE_CHECKING:
     from weft.systems.recipe import Study
 
@@ -15,10 +17,16 @@ Workers = Annotated[
     typer.Option(min=1, help="Worker processes; unless given, all cores, and one on a GPU."),
 ]
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what there is to do and how long it takes, and stop."),
+]
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Weave four small generated domains, start to end, in a few minutes."""
     from importlib.resources import files
@@ -26,8 +34,10 @@ def demo(
     from weft.systems.known import load_recipe
 
     recipe = load_recipe(Path(str(files("weft") / "recipes" / "demo.yaml")))
-    _run(recipe, out, None, workers, None)
-    typer.echo(
+    _run(recipe, out, None, workers, None, dry_run)
+    if dry_run:
+        return
+    echo(
         "\nAsk the woven recommender for someone it has never seen:\n"
         f"  weft recommend --model {out}/recommenders/kitchen/weaverec"
         " --history 'Cast Iron Skillet' -k 5"
@@ -46,29 +56,47 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; cuda where there is one.")
     ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a recipe; stages that are done already are not done again."""
     from weft.systems.known import load_recipe
 
-    _run(load_recipe(recipe), out or Path("runs") / recipe.stem, data, workers, device)
+    _run(load_recipe(recipe), out or Path("runs") / recipe.stem, data, workers, device, dry_run)
 
 
 def _run(
-    recipe: Study, out: Path, data: Path | None, workers: int | None, device: str | None
+    recipe: Study,
+    out: Path,
+    data: Path | None,
+    workers: int | None,
+    device: str | None,
+    dry: bool,
 ) -> None:
     from weft.artifacts.atomic import check_folder
     from weft.backbones.load import check_device
-    from weft.cli.progress import StageProgress
+    from weft.cli.stage_progress import StageProgress
+    from weft.cli.stopping import Stopped, stopping_signals
     from weft.report.terminal import render_terminal
+    from weft.systems.run import dry_run
     from weft.systems.run import run as run_recipe
 
     check_folder(out)
     if device is not None:
         check_device(device)
-    with StageProgress() as progress:
-        report = run_recipe(
-            recipe, out, data=data, workers=workers, device=device, watch=progress.watch,
-            planned=progress.planned,
-        )  # fmt: skip
+    if dry:
+        outlook = dry_run(recipe, out, data=data, workers=workers, device=device)
+        echo("\n".join(outlook.lines()))
+        return
+    progress = StageProgress()
+    with stopping_signals():
+        try:
+            with progress:
+                report = run_recipe(
+                    recipe, out, data=data, workers=workers, device=device,
+                    watch=progress.watch, planned=progress.planned,
+                )  # fmt: skip
+        except Stopped as stop:
+            say(f"weft: {progress.tracker.summary}; the same command goes on")
+            raise SystemExit(stop.exit_code) from None
     render_terminal(report)
-    typer.echo(f"\nreport: {out / 'report.html'}")
+    echo(f"\nreport: {out / 'report.html'}")

@@ -16,10 +16,11 @@ from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.stages import Task
 from weft.backbones.load import find_backbone
 from weft.data.catalogue import load_catalogue
+from weft.data.domain import Domain
 from weft.data.source import checked
 from weft.data.splits import make_split, sample_train
 from weft.evaluation.candidates import train_counts
-from weft.evaluation.evaluate import evaluate
+from weft.evaluation.evaluate import chosen_examples, evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.learning.probes import load_probes, save_probes, sequences
@@ -31,7 +32,18 @@ from weft.merging.learning.sources import (
 from weft.merging.merge import plan_merge, run_merge
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.systems.steps import CHECKPOINT, CHOICE, WEIGHTS, adapters_in, domain_in, recommender_of
+from weft.recommenders.kinds import AnyRecommender
+from weft.systems.steps import (
+    CHECKPOINT,
+    CHOICE,
+    WEIGHTS,
+    adapters_in,
+    domain_in,
+    metric_at,
+    recommender_of,
+    report_scoring,
+    tune,
+)
 
 COUNTED = "counts.npy"  # how often each item of a catalogue was bought in training
 VECTORS = "vectors"  # item vectors of checkpoints, shared by a run's stages
@@ -87,15 +99,35 @@ def choose_uniform(task: Task) -> None:
         folder = task.scratch / CHECKPOINT
         shutil.rmtree(folder, ignore_errors=True)
         _merge(task, weights, folder)
-        values = []
+        values: list[float] = []
         for domain, split in zip(domains, splits, strict=True):
             scorer = recommender_of(task, domain, backbone=str(folder))
-            measured = evaluate(scorer, split.validation, settings, part="validation")
-            values.append(measured.metrics()["full/ndcg@10"])
+            users = len(chosen_examples(split.validation, settings))
+            over = len(tried) * len(domains) + len(values)
+            report_scoring(task, scorer, users, len(grid) * len(domains), over)
+            measured = evaluate(
+                scorer,
+                split.validation,
+                settings,
+                part="validation",
+                counts=train_counts(split.train),
+            )
+            values.append(measured.metrics()[metric_at(settings, 10)])
         tried.append({"weights": weights, "ndcg@10": float(np.mean(values)), "domains": values})
-        task.say(len(tried), len(grid), "weights")
     best = max(tried, key=lambda one: float(one["ndcg@10"]))
     write_json(task.out / WEIGHTS, best | {"tried": tried})
+
+
+def tune_checkpoints(task: Task) -> None:
+    """The weights of the grid, of merged checkpoints, that are best by NDCG@5 of validation users."""
+
+    def merged(domain: Domain, weights: list[float]) -> AnyRecommender:
+        folder = task.scratch / CHECKPOINT
+        shutil.rmtree(folder, ignore_errors=True)
+        _merge(task, weights, folder)
+        return recommender_of(task, domain, backbone=str(folder))
+
+    tune(task, len(task.parent_list("part")), merged)
 
 
 def choose_merge(task: Task) -> None:

@@ -14,6 +14,7 @@ from weft.backbones import load_backbone
 from weft.data.source import checked
 from weft.data.splits import make_split, sample_train
 from weft.evaluation.candidates import train_counts
+from weft.evaluation.evaluate import chosen_examples as chosen_of
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
 from weft.integration import integrator_settings
@@ -23,10 +24,12 @@ from weft.recommenders.integrator_folder import TrainedIntegrator, write_integra
 from weft.systems.steps import (
     CHOICE,
     CURVE,
+    ENDING,
     INTEGRATOR,
     adapters_in,
     domain_in,
     recommender_of,
+    report_scoring,
     validator,
 )
 from weft.training import TrainSettings, train
@@ -50,13 +53,14 @@ def choose_sources(task: Task) -> None:
         adapters.append(load_adapter(task.parents["own"] / "adapter"))
         names.append(said["own"])
     found: list[dict[str, Any]] = []
+    measured_users = len(chosen_of(split.validation, settings))
     for place, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
         scorer = recommender_of(task, domain, adapter)
+        report_scoring(task, scorer, measured_users, len(adapters), place)
         measured = evaluate(
             scorer, split.validation, settings, part="validation", counts=train_counts(split.train)
         )
         found.append({"source": name, **measured.metrics()})
-        task.say(place + 1, len(adapters), "sources")
     order = sorted(range(len(said["names"])), key=lambda i: (-found[i][BY], i))
     chosen = order[: said["count"]]
     users = min(settings.users or len(split.validation), len(split.validation))
@@ -118,3 +122,4 @@ def train_integrator(task: Task) -> None:
     trained = TrainedIntegrator(how, recommender.trained(), adapters, manifest)
     write_integrator(trained, task.out / INTEGRATOR)
     write_json(task.out / CURVE, outcome.curve)
+    write_json(task.out / ENDING, outcome.ending)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from weft.artifacts.stages import Stage
+from weft.artifacts.yaml_documents import read_mapping
 from weft.errors import WeftError
 from weft.systems.mergerec_recipe import MergeRecRecipe
 from weft.systems.mergerec_study import MergeRecStudy
-from weft.systems.plan import Plan
-from weft.systems.recipe import Recipe, Study, read_settings, read_yaml
+from weft.systems.plan import Plan, Sketch
+from weft.systems.publish import Measured
+from weft.systems.recipe import Recipe, Study, read_settings
+from weft.systems.rows import check_rows
 from weft.systems.study import System
 from weft.systems.weave_study import WeaveStudy
 from weft.systems.x_cross_recipe import XCrossRecipe
@@ -22,12 +26,33 @@ RECIPES: dict[str, type[Study]] = {
 
 
 def load_recipe(path: Path) -> Study:
-    """Read a recipe of any system; what is wrong with it is one sentence that names file and
-    field."""
-    system = read_yaml(path).get("system", "weaverec")
+    """Read a recipe of any system; what is wrong with it, or can't be planned, is one sentence
+    that names file and field."""
+    system = read_mapping(path).get("system", "weaverec")
     if not isinstance(system, str) or system not in RECIPES:
         raise WeftError(f"{path}: system: '{system}' is not known; there are {', '.join(RECIPES)}")
-    return read_settings(path, RECIPES[system])
+    recipe = read_settings(path, RECIPES[system])
+    try:
+        check_recipe(recipe)
+    except WeftError as error:
+        raise WeftError(f"{path}: {error}") from None
+    return recipe
+
+
+def check_recipe(recipe: Study) -> None:
+    """Plan the whole study, without data or a backbone: a `WeftError` for what could not end well
+    (rows of one name, a merge of parts that can't be merged so), before anything is trained."""
+    plan_stages(Sketch(recipe))
+
+
+def plan_stages(plan: Plan) -> tuple[System, list[Measured], list[Stage]]:
+    """(the system of a plan, every row of its tables, every stage that is asked for); see
+    `check_recipe`."""
+    system = system_of(plan)
+    measured = system.measured()
+    check_rows(measured)
+    stages = [*(stage for one in measured for stage in one.evaluations), *system.further()]
+    return system, measured, stages
 
 
 def system_of(plan: Plan) -> System:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from weft.artifacts.stages import Stage
+from weft.errors import WeftError
 from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.methods import make_method
 from weft.systems.fusing import (
@@ -27,6 +28,7 @@ from weft.systems.fusing import (
 )
 from weft.systems.mergerec_recipe import SEQUENCES, MergeRecRecipe, Uniform
 from weft.systems.plan import Plan
+from weft.systems.rehearsal import rehearse
 from weft.systems.steps import take_best
 from weft.training.batches import seed_of
 
@@ -63,6 +65,7 @@ class MergeRec:
             "split": self.plan.split,
             "validation": self.plan.validation(self.recipe.choose_users, 10),
         }
+        self._rehearse(one.method, list(one.weights) or [None], len(self.names))
         parents = self._parts(self.names)
         parents |= {f"domain{k}": self.plan.domains[name] for k, name in enumerate(self.names)}
         return Stage(choose_uniform, settings, parents, f"choose weights of {one.row}")
@@ -144,12 +147,23 @@ class MergeRec:
         said: str = "",
     ) -> Stage:
         """A static merge of some domains' own models."""
+        self._rehearse(method, [None], len(names))
         settings = self._method(method, names) | {"weights": weights and list(weights)}
         return Stage(merge_weights, settings, self._parts(names) | parents, f"merge {said}")
 
     def _method(self, method: str | dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         backbone = self.plan.scoring["backbone"]
         return {"method": method, "names": list(names), "backbone": backbone}
+
+    def _rehearse(
+        self, method: str | dict[str, Any], weights: Sequence[float | None], count: int
+    ) -> None:
+        """What can't be merged so is refused now, not after its parts were trained."""
+        for one in weights:
+            try:
+                rehearse(method, count, None if one is None else [one] * count, "checkpoints")
+            except WeftError as error:
+                raise WeftError(f"checkpoints can't be merged so: {error}") from None
 
     def _parts(self, names: Sequence[str]) -> dict[str, Stage]:
         return {f"part{k}": self.own(name) for k, name in enumerate(names)}

@@ -14,9 +14,10 @@ from weft.merging.learning.probes import Choice
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, MethodSpec, Study, _Block, methods_alone
+from weft.systems.recipe import Branches, MethodSpec, Study, _Block, check_validated, methods_alone
 from weft.text import TextSettings
 
+FEW = "Few probes"  # the title of the table of `scarce`
 SEQUENCES = "sequences"  # in a variant: real training sequences take the place of the probes
 
 
@@ -129,7 +130,9 @@ class MergeRecRecipe(Study):
                     self.variant(changes)
                 except WeftError as error:
                     raise ValueError(f"{where}: {name}: {error}") from None
+        check_validated("joint", self.joint_branches(), self.branches.validation)
         self._rows_differ()
+        self._tables_differ()
         return self
 
     def _rows_differ(self) -> None:
@@ -145,6 +148,25 @@ class MergeRecRecipe(Study):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two rows would be called '{name}': give one a title")
+
+    def _tables_differ(self) -> None:
+        if len({self.seed, *self.seeds}) < len(self.seeds) + 1:
+            raise ValueError("seeds must differ, also from seed")
+        if self.scarce is None:
+            return
+        if FEW in self.studies:
+            raise ValueError(f"studies: '{FEW}' is the table of `scarce`: give yours another title")
+        for field, values in (
+            ("per_domain", self.scarce.per_domain),
+            ("choose", self.scarce.choose),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"scarce.{field}: two are the same")
+        for size in self.scarce.per_domain:
+            self.variant({"probes": {"per_domain": size}})
+
+    def validated(self) -> list[str]:
+        return [*super().validated(), "choose_users"]
 
     def joint_branches(self) -> Branches:
         """How the model of all domains' users is trained."""

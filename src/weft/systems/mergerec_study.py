@@ -13,8 +13,9 @@ from weft.artifacts.stages import Stage
 from weft.merging.learning.groups import Grouping
 from weft.report.format import number
 from weft.report.model import Branch, Table
+from weft.systems.costs import Cost
 from weft.systems.mergerec import BASELINE, FEATURED, JOINT, OWN, MergeRec, method_words
-from weft.systems.mergerec_recipe import SEQUENCES, MergeRecRecipe, Uniform
+from weft.systems.mergerec_recipe import FEW, SEQUENCES, MergeRecRecipe, Uniform
 from weft.systems.mergerec_tables import Line, over_domains, spread, unseen_table
 from weft.systems.plan import Plan
 from weft.systems.publish import Measured
@@ -75,16 +76,21 @@ class MergeRecStudy:
             best = self.system.best_uniform(target)
             about = "the uniform merge that is best over validation users of all domains"
             out += [
-                Measured(target, "popularity", "most bought first; not learned", None, [floor]),
-                Measured(target, "zero-shot", "the backbone, untrained", None, [zero]),
+                Measured(target, "popularity", "most bought first; not learned", None, [floor],
+                         cost=Cost.COUNTS),
+                Measured(target, "zero-shot", "the backbone, untrained", None, [zero],
+                         cost=Cost.BACKBONE),
                 Measured(target, OWN, "the domain's own model", own,
-                         [plan.evaluation(target, OWN, own)], (), True),
+                         [plan.evaluation(target, OWN, own)], (), True, Cost.BRANCH),
                 Measured(target, BASELINE, about, None, [best]),
             ]  # fmt: skip
             for row, (said, stage) in self.merges.items():
                 evaluation = plan.evaluation(target, row, stage)
                 published = row in (FEATURED, JOINT)
-                out.append(Measured(target, row, said, stage, [evaluation], (), published))
+                # The joint model is what this setting does not allow, a variant a question.
+                merged = row == FEATURED or row in {one.row for one in self.recipe.uniform}
+                cost = Cost.MERGE if merged else None
+                out.append(Measured(target, row, said, stage, [evaluation], (), published, cost))
         return out
 
     def _line(self, name: str, stage: Stage | None) -> Line:
@@ -111,7 +117,7 @@ class MergeRecStudy:
         }
         scarce = self.recipe.scarce
         if scarce is not None:
-            made["Few probes"] = [
+            made[FEW] = [
                 self._line(f"{size:,} a domain, {how}", self.system.woven(
                     {"probes": {"per_domain": size, "choose": how}}, f"{size:,} {how} probes"))
                 for size in scarce.per_domain

@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 
+from weft.artifacts.atomic import read_json
 from weft.artifacts.hashing import hash_file, hash_json
 from weft.artifacts.stages import Stage
 from weft.backbones.load import dtype_of, find_backbone
+from weft.data.catalogue import FILE as CATALOGUE
+from weft.data.catalogue import load_catalogue
+from weft.data.titles import require_texts
 from weft.errors import WeftError
 from weft.recommenders.kinds import AnySettings
 from weft.systems.recipe import Branches, Study
@@ -50,6 +54,13 @@ class Plan:
         }
 
     @cached_property
+    def blocks(self) -> int | None:
+        """The backbone's transformer blocks, where its configuration says how many."""
+        config = read_json(find_backbone(self.recipe.backbone) / "config.json")
+        count = config.get("num_hidden_layers") if isinstance(config, dict) else None
+        return count if isinstance(count, int) else None
+
+    @cached_property
     def split(self) -> Any:
         """The recipe's split, as JSON."""
         return self.recipe.evaluate.model_dump(mode="json")["split"]
@@ -70,6 +81,8 @@ class Plan:
         folder = (self.data / (spec.path or name)).resolve()
         if not folder.is_dir():
             raise WeftError(f"domain '{name}': there is no folder {folder}")
+        if (folder / CATALOGUE).is_file():
+            require_texts(name, load_catalogue(folder))
         hashes = {p.name: hash_file(p) for p in sorted(folder.glob("*.parquet"))}
         settings |= {"mall": None, "hashes": hashes}
         return Stage(get_domain, settings, {}, f"domain {name}", places={"path": str(folder)})
@@ -166,6 +179,30 @@ class Plan:
         parents |= more or {}
         label = f"evaluate {row} on {target}" + ("" if seed is None else f", seed {seed}")
         return Stage(evaluate_recommender, settings, parents, label)
+
+
+class Sketch(Plan):
+    """A plan with neither data nor backbone, for what can be known of a recipe without them: its
+    rows, and all that planning refuses. Its stages can't be run."""
+
+    def __init__(self, recipe: Study) -> None:
+        super().__init__(recipe, None, "cpu")
+
+    @cached_property
+    def scoring(self) -> dict[str, Any]:
+        return {
+            "backbone": {"name": self.recipe.backbone, "files": ""},
+            "recommender": self.recipe.recommender.model_dump(mode="json"),
+            "precision": "float32",
+            "device": self.device,
+        }
+
+    @cached_property
+    def blocks(self) -> int | None:
+        return None
+
+    def _domain(self, name: str) -> Stage:
+        return Stage(get_domain, {"name": name}, {}, f"domain {name}")
 
 
 def _files_hash(folder: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from weft import __version__
 from weft.artifacts.atomic import check_folder, write_json
@@ -26,6 +26,8 @@ from weft.backbones.shapes import Shape, new_causal_model
 from weft.backbones.tokenizer import END_OF_TEXT, TURN_END, train_tokenizer
 from weft.data.catalogue import load_catalogue
 from weft.errors import WeftError
+from weft.safe_text import markdown
+from weft.settings import StrictModel
 from weft.systems.recipe import read_settings
 from weft.text.clean import clean
 from weft.text.corpus import Corpus, CorpusSettings, Shelves, held_out
@@ -52,7 +54,7 @@ class PretrainTraining(TrainSettings):
     validation_blocks: int = Field(default=64, ge=1, description="at most, for the perplexity")
 
 
-class PretrainRecipe(BaseModel):
+class PretrainRecipe(StrictModel):
     """What to read, the model's shape, and how to train it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -222,17 +224,17 @@ def card(recipe: PretrainRecipe, said: dict[str, Any]) -> str:
     """What the backbone is, in words."""
     shape, train_ = recipe.shape, recipe.train
     titles = said["titles"]
-    return f"""# {recipe.name or "A small causal language model"}
+    return f"""# {markdown(recipe.name or "A small causal language model")}
 
 A {shape.architecture} model of {said["parameters"]:,} parameters (width {shape.hidden}, {shape.layers} layers,
 {shape.heads} heads, vocabulary {shape.vocabulary:,}, window {shape.window:,}), trained from scratch by
 `weft backbone pretrain` on {said["tokens"]:,} tokens of catalogue text: {titles["read"]:,} titles, and lists
-of titles that share {" or ".join(recipe.corpus.fields)}, plain or told as a recommendation dialogue. It has read
+of titles that share {markdown(" or ".join(recipe.corpus.fields))}, plain or told as a recommendation dialogue. It has read
 no user's interactions, and no other text: it is a backbone for recommenders, not a general one.
 
 | | |
 |---|---|
-| catalogues | {", ".join(recipe.catalogues)} |
+| catalogues | {markdown(", ".join(recipe.catalogues))} |
 | perplexity per token of text made of {titles["held_out"]:,} held-out titles (prompts' words and separators too) | {said["perplexity"]:.2f} (untrained {said["perplexity_before"]:,.0f}) |
 | blocks of | {train_.block} tokens, documents one after the other |
 | seed | {recipe.seed} |

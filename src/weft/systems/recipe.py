@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,9 +17,12 @@ from pydantic import (
 )
 
 from weft.adapters import LoraSettings
+from weft.artifacts.yaml_documents import read_mapping
 from weft.backbones import Precision
 from weft.data.filters import Filters
+from weft.data.mall import CATEGORIES as MALL
 from weft.data.source import checked
+from weft.data.splits import UserSplit
 from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import EvaluationSettings
@@ -29,6 +31,7 @@ from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.kinds import AnySettings, RecommenderSettings, recommender_settings
+from weft.settings import StrictModel
 from weft.training import TrainSettings
 
 Control = Literal[
@@ -67,7 +70,7 @@ def methods_alone(value: Any) -> Any:
     return [{"method": one} if isinstance(one, str) else one for one in value]
 
 
-class _Block(BaseModel):
+class _Block(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -109,12 +112,12 @@ class Branches(TrainSettings):
 
     def loop(self, *, longer: int = 1) -> dict[str, Any]:
         """The training loop's settings that decide the outcome, with so many times the epochs."""
-        own = set(TrainSettings.model_fields) - set(self.aside())
+        own = set(TrainSettings.model_fields) - self.ASIDE
         return self.model_dump(include=own, mode="json") | {"epochs": self.epochs * longer}
 
     def aside(self) -> dict[str, Any]:
         """The training loop's settings that change nothing but what is written on the way."""
-        return self.model_dump(include={"trackers", "checkpoint_every"}, mode="json")
+        return self.model_dump(include=set(self.ASIDE), mode="json")
 
 
 class Merging(_Block):
@@ -172,6 +175,14 @@ class MergeSpec(Merging):
     _names_alone = field_validator("beside", mode="before")(methods_alone)
 
 
+def check_validated(field: str, settings: TrainSettings, validation: Validation | None) -> None:
+    """A `ValueError` where training asks for validations that nobody measures."""
+    if validation is None and (settings.patience or settings.keep == "best"):
+        raise ValueError(f"{field}: patience and keep: best need {field}.validation")
+    if validation is None and settings.validate_every:
+        raise ValueError(f"{field}: validate_every needs {field}.validation")
+
+
 class Study(_Block):
     """What the recipes of every system say."""
 
@@ -184,7 +195,7 @@ class Study(_Block):
     mall: Mall | None = None
     branches: Branches = Branches()
     evaluate: EvaluationSettings = EvaluationSettings()
-    headline: tuple[str, ...] = ("ndcg@1", "ndcg@5", "full/recall@10")
+    headline: tuple[str, ...] = Field(default=("ndcg@1", "ndcg@5", "full/recall@10"), min_length=1)
     show_users: int = Field(default=0, ge=0, description="users whose suggestions are shown")
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -204,6 +215,8 @@ class Study(_Block):
                 parse_metric(name)
             except WeftError as error:
                 raise ValueError(str(error)) from None
+            if value.count(name) > 1:
+                raise ValueError(f"'{name}' is there twice")
         return value
 
     @model_validator(mode="after")
@@ -227,12 +240,36 @@ class Study(_Block):
                 raise ValueError(f"headline: '{name}' needs evaluate.full")
             if not whole and evaluate.candidates is None:
                 raise ValueError(f"headline: '{name}' needs evaluate.candidates")
-        if (branches.patience or branches.keep == "best") and branches.validation is None:
-            raise ValueError("branches: patience and keep: best need branches.validation")
+        check_validated("branches", branches, branches.validation)
+        self._domains_fit()
+        self._split_fits()
+        return self
+
+    def _split_fits(self) -> None:
+        """A split of users needs users to measure, and to choose by where something is chosen."""
+        split = self.evaluate.split
+        if not isinstance(split, UserSplit):
+            return
+        if not split.ratios[2]:
+            raise ValueError("evaluate.split: ratios leave no test users")
+        wanted = self.validated()
+        if wanted and not split.ratios[1]:
+            raise ValueError(f"evaluate.split: ratios leave no validation users, for {wanted[0]}")
+
+    def validated(self) -> list[str]:
+        """The fields that ask for validation users."""
+        return ["branches.validation"] if self.branches.validation else []
+
+    def _domains_fit(self) -> None:
         for spec in self.domains:
+            if self.mall is not None and spec.name not in MALL:
+                raise ValueError(
+                    f"domains: the mall has no domain '{spec.name}'; it has {', '.join(MALL)}"
+                )
+            if spec.seeds and not spec.target:
+                raise ValueError(f"domain '{spec.name}': seeds are for targets")
             if len({self.seed, *spec.seeds}) < len(spec.seeds) + 1:
                 raise ValueError(f"domain '{spec.name}': seeds must differ, also from seed")
-        return self
 
     @field_validator("domains")
     @classmethod
@@ -245,12 +282,29 @@ class Study(_Block):
         return value
 
 
+class WeaveBranches(Branches):
+    """How each branch of a WeaveRec recipe is trained: on few examples unless it says otherwise."""
+
+    examples: int = Field(default=2000, ge=1, description="drawn from each domain")
+
+
+class WeaveEvaluation(EvaluationSettings):
+    """How a WeaveRec recipe is measured: on some drawn users unless it says otherwise."""
+
+    users: int | None = Field(default=1000, ge=1)
+
+
 class Recipe(Study):
-    """A WeaveRec study, short enough to read aloud."""
+    """A WeaveRec study, short enough to read aloud.
+
+    Its defaults are small: two domains take a quarter of an hour on two cores without bfloat16.
+    """
 
     system: Literal["weaverec"] = "weaverec"
+    branches: WeaveBranches = WeaveBranches()
+    evaluate: WeaveEvaluation = WeaveEvaluation()
     merge: MergeSpec = MergeSpec()
-    controls: tuple[Control, ...] = ("matched", "sources", "naive", "all_data", "soup", "factors")
+    controls: tuple[Control, ...] = ("matched",)
     rankers: tuple[dict[str, Any], ...] = Field(
         default=(), description="changes of `recommender` that score the same weights in more rows"
     )
@@ -258,7 +312,19 @@ class Recipe(Study):
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
         for changes in self.rankers:
+            if not changes:
+                raise ValueError("rankers: each names what it changes of `recommender`")
             self.ranker(changes)
+        if self.branches.parameters == "all" and self.recommender.kind != "bi_encoder":
+            raise ValueError(
+                "branches.parameters: all parameters can be trained of a bi_encoder, not of a "
+                f"{self.recommender.kind}: say lora"
+            )
+        if self.branches.parameters == "all" and "factors" in self.controls:
+            raise ValueError(
+                "controls: factors merges the factors of adapters, and branches.parameters: all "
+                "makes none: leave it out of controls"
+            )
         for one in (self.merge, *self.merge.beside):
             needed = LEARNED.get(one.weights) if isinstance(one.weights, str) else None
             if needed is not None and self.recommender.kind != needed:
@@ -266,6 +332,29 @@ class Recipe(Study):
         if self.merge.collaborative.method != "task_arithmetic":
             raise ValueError("merge.collaborative.method: adapters are summed: task_arithmetic")
         return self
+
+    def small_defaults(self) -> list[str]:
+        """What the recipe leaves to the defaults that keep a study short, in words."""
+        branches, reading, evaluate = self.branches, self.recommender, self.evaluate
+        found = []
+        if "examples" not in branches.model_fields_set:
+            found.append(f"branches.examples ({branches.examples:,} of each domain)")
+        if "epochs" not in branches.model_fields_set:
+            found.append(f"branches.epochs ({branches.epochs})")
+        if isinstance(reading, BiEncoderSettings):
+            unset = {"history_items", "history_tokens"} - reading.model_fields_set
+            values = {name: getattr(reading, name) for name in sorted(unset)}
+            found += [f"recommender.{name} ({value})" for name, value in values.items()]
+        if "users" not in evaluate.model_fields_set:
+            found.append(f"evaluate.users ({evaluate.users:,} drawn test users, or all)")
+        if "controls" not in self.model_fields_set:
+            found.append(f"controls ({', '.join(self.controls)})")
+        return found
+
+    def validated(self) -> list[str]:
+        merges = (self.merge, *self.merge.beside)
+        chosen = [one.weights for one in merges if one.weights in ("validation", "adamerging")]
+        return [*super().validated(), *(f"merge.weights: {one}" for one in chosen)]
 
     def ranker(self, changes: Mapping[str, Any]) -> AnySettings:
         """The recommender's settings with one of the `rankers`' changes; of a new kind where the
@@ -288,24 +377,8 @@ S = TypeVar("S", bound=BaseModel)
 def read_settings(path: Path, model: type[S]) -> S:
     """The settings of a YAML file, its name being the file's unless it says one; what is wrong is
     one sentence that names file and field."""
-    values = {"name": Path(path).stem} | read_yaml(path)
+    values = {"name": Path(path).stem} | read_mapping(path)
     try:
         return checked(model, values)
     except WeftError as error:
         raise WeftError(f"{path}: {error}") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; a file without one is a `WeftError`."""
-    try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeftError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeftError(f"{path} can't be read: {error}") from None
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise WeftError(f"{path} is not valid YAML: {said}") from None
-    if not isinstance(values, dict):
-        raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
-    return values

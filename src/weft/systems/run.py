@@ -11,22 +11,32 @@ import numpy as np
 
 from weft.artifacts.atomic import new_file, read_json, write_json
 from weft.artifacts.hashing import hash_json
-from weft.artifacts.stages import STAGE_FILE, Stage, locked, missing, reached
+from weft.artifacts.stages import STAGE_FILE, Stage, discard_damaged, locked, missing, reached
 from weft.artifacts.workers import Watch, run_stages
 from weft.data.domain import Domain
 from weft.data.splits import make_split
-from weft.errors import WeftError
+from weft.errors import WeftError, notice
 from weft.evaluation.result import Result
 from weft.report.build import domain_report
 from weft.report.html import render_html
 from weft.report.markdown import render_markdown
 from weft.report.model import REPORT, DomainReport, RunReport, UserCase
 from weft.systems.fusing import VECTORS
-from weft.systems.known import system_of
+from weft.systems.known import plan_stages, system_of
+from weft.systems.outlook import Outlook, look_ahead
 from weft.systems.plan import Plan, default_device
 from weft.systems.publish import Measured, publish
+from weft.systems.published import is_whole, record_files
 from weft.systems.recipe import Study
-from weft.systems.said import collapsed, counted, curve_of
+from weft.systems.recommendation import write_recommendations
+from weft.systems.reporting import (
+    DomainFacts,
+    data_hashes,
+    row_warnings,
+    stage_versions,
+    unchanged,
+)
+from weft.systems.said import curve_of
 from weft.systems.steps import (
     CURVE,
     SUGGESTIONS,
@@ -37,7 +47,7 @@ from weft.systems.study import System
 
 SHARED = ("activations", VECTORS)  # in scratch: what several stages keep for one another
 STATE, HTML, MARKDOWN = "run.json", "report.html", "report.md"
-REPORT_FORMAT = 2  # raised when reports say more or otherwise: finished runs are then reported anew
+REPORT_FORMAT = 3  # raised when reports say more or otherwise: finished runs are then reported anew
 
 
 def measured_rows(recipe: Study, plan: Plan) -> list[Measured]:
@@ -53,7 +63,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     watch: Watch | None = None,
-    planned: Callable[[int], None] | None = None,
+    planned: Callable[[Outlook], None] | None = None,
 ) -> RunReport:
     """Run a recipe in `folder` and return its report.
 
@@ -63,37 +73,78 @@ def run(
 
     On a CPU, `workers` processes of one thread each (all cores by default), so the outcome does
     not depend on the number of cores; on a GPU one process, or as many as `workers` says: small
-    models leave room for several, which share the cores.
+    models leave room for several, which share the cores. `planned` is told before the first stage
+    what there is to do.
+
+    Finished stages are checked by their files' hashes first. A damaged one is made again, after a
+    `WeftNotice`, and so is what rests on it if it comes out otherwise. What is missing or
+    damaged of the report, the recommenders and the results is put there again.
     """
     device = device or default_device()
-    workers = workers or (1 if device != "cpu" else os.cpu_count() or 1)
+    workers = workers or default_workers(device)
     threads = 1 if device == "cpu" else max(1, (os.cpu_count() or 1) // workers)
     folder = Path(folder)
     plan = Plan(recipe, data, device)
-    system = system_of(plan)
-    measured = system.measured()
-    stages = [*(stage for one in measured for stage in one.evaluations), *system.further()]
+    _, measured, stages = plan_stages(plan)
     key = hash_json(
         [REPORT_FORMAT, recipe.model_dump(mode="json"), [stage.key for stage in stages]]
     )
     _check_folder(folder)
     with locked(folder):
-        todo = missing(stages, folder)
-        if not todo and _finished(folder, key):
+        damaged = discard_damaged(stages, folder)
+        for sentence in damaged:
+            notice(sentence)
+        if not damaged and not missing(stages, folder) and _finished(folder, key):
             return RunReport.load(folder)
+        stages = reached(stages)  # the report is made of them all
         if planned is not None:
-            planned(len(todo))
-        run_stages(stages, folder, workers=workers, threads=threads, watch=watch)
+            planned(look_ahead(plan, stages, folder, workers))
+        run_stages(
+            _cheapest_first(plan, stages), folder, workers=workers, threads=threads, watch=watch
+        )
         for name in SHARED:  # nothing will ask for them again
             shutil.rmtree(folder / "scratch" / name, ignore_errors=True)
         report = build_report(recipe, measured, plan, folder, _timings(stages, folder))
-        publish(measured, plan, folder)
+        choices = [one.serving for one in report.domains if one.serving is not None]
+        publish(measured, plan, folder, {one.target: one.row for one in choices if one.row})
+        write_recommendations(choices, folder)
         report.save(folder)
         render_html(report, folder / HTML)
         with new_file(folder / MARKDOWN) as file:
             file.write_text(render_markdown(report), "utf-8")
+        record_files(folder, STATE)
         write_json(folder / STATE, {"key": key, "recipe": recipe.model_dump(mode="json")})
         return report
+
+
+def dry_run(
+    recipe: Study,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> Outlook:
+    """What `run` would do in `folder`, and how long it would take; no stage is done."""
+    device = device or default_device()
+    plan = Plan(recipe, data, device)
+    stages = plan_stages(plan)[2]
+    _check_folder(Path(folder))
+    return look_ahead(plan, stages, Path(folder), workers or default_workers(device), strict=True)
+
+
+def default_workers(device: str) -> int:
+    """Processes unless a person says how many: all cores, and one on a GPU."""
+    return 1 if device != "cpu" else os.cpu_count() or 1
+
+
+def _cheapest_first(plan: Plan, stages: list[Stage]) -> list[Stage]:
+    """The same stages with all domains first, then what rests on nothing else: data and backbones
+    that don't fit the recipe are refused before hours of training."""
+    domains = list(plan.domains.values())
+    keys = {stage.key for stage in domains}
+    simple = [s for s in stages if {parent.key for parent in s.parents.values()} <= keys]
+    return [*domains, *simple, *stages]
 
 
 def _check_folder(folder: Path) -> None:
@@ -110,13 +161,13 @@ def _check_folder(folder: Path) -> None:
 
 def _finished(folder: Path, key: str) -> bool:
     """Whether this very report is there, whole."""
-    if not all((folder / name).is_file() for name in (STATE, REPORT, HTML, MARKDOWN)):
+    if not all((folder / name).is_file() for name in (REPORT, HTML, MARKDOWN)):
         return False
     try:
         state = read_json(folder / STATE)
     except WeftError:
         return False
-    return isinstance(state, dict) and state.get("key") == key
+    return isinstance(state, dict) and state.get("key") == key and is_whole(folder)
 
 
 def _timings(stages: list[Stage], folder: Path) -> dict[str, float]:
@@ -137,15 +188,27 @@ def build_report(
 ) -> RunReport:
     """The report out of finished stages."""
     targets = list(dict.fromkeys(one.target for one in measured))
-    domains = {name: domain_in(plan.domains[name].folder(run_folder)) for name in targets}
+    every = {name: domain_in(stage.folder(run_folder)) for name, stage in plan.domains.items()}
+    domains = {name: every[name] for name in targets}
     system = system_of(plan)
     trained = _trained(measured, run_folder)
+    facts = DomainFacts(every, recipe.evaluate)
+    fewer = facts.shortfalls(trained.values())
+    tables = [_table(recipe, measured, target, run_folder, system, trained) for target in targets]
     return RunReport(
         title=recipe.name or "weft run",
         system=system.title,
         summary=_summary(recipe, domains, system),
         featured=system.featured,
-        domains=[_table(recipe, measured, target, run_folder, system) for target in targets],
+        domains=[
+            table.model_copy(
+                update={
+                    "facts": facts.targets(target),
+                    "cautions": [*table.cautions, *fewer.pop(target, [])],
+                }
+            )
+            for target, table in zip(targets, tables, strict=True)
+        ],
         learning_curves={label: curve_of(stage, run_folder) for label, stage in trained.items()},
         branches={label: system.branch(stage) for label, stage in trained.items()},
         validation_metric="NDCG@10 "
@@ -158,10 +221,11 @@ def build_report(
         tables=system.tables(run_folder, timings),
         notes=[
             *recipe.notes,
-            *collapsed(measured, trained, run_folder),
-            *counted(measured, system.featured, run_folder),
+            *(sentence for name in list(fewer) for sentence in fewer[name]),  # of mere sources
             *system.notes(run_folder),
         ],
+        versions=stage_versions((s for one in measured for s in one.evaluations), run_folder),
+        data=data_hashes(plan.domains, run_folder),
         timings=timings,
     )
 
@@ -180,7 +244,12 @@ def _summary(recipe: Study, domains: dict[str, Domain], system: System) -> str:
 
 
 def _table(
-    recipe: Study, measured: list[Measured], target: str, run_folder: Path, system: System
+    recipe: Study,
+    measured: list[Measured],
+    target: str,
+    run_folder: Path,
+    system: System,
+    trained: dict[str, Stage],
 ) -> DomainReport:
     rows = [one for one in measured if one.target == target]
     results: dict[str, Result | list[Result]] = {}
@@ -193,6 +262,15 @@ def _table(
         about={one.row: one.about for one in rows},
         headline=recipe.headline,
         contrasts=system.contrasts,
+        costs={one.row: int(one.cost) for one in rows if one.cost is not None},
+        folders={one.row: one.name for one in rows if one.savable},
+        warnings={
+            one.row: [
+                *row_warnings(one, system.featured, trained, run_folder),
+                *unchanged(one, results),
+            ]
+            for one in rows
+        },
     )
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from weft.artifacts.atomic import read_json
-from weft.artifacts.stages import Stage, reached
+from weft.artifacts.stages import Stage
 from weft.report.model import Curve
 from weft.systems.publish import Measured
-from weft.systems.steps import COUNTS, CURVE
+from weft.systems.steps import COUNTS, CURVE, ENDING
+from weft.training.ending import Ending, judge, last_steps
 
 
 def curve_of(stage: Stage, run_folder: Path) -> Curve:
@@ -19,33 +19,58 @@ def curve_of(stage: Stage, run_folder: Path) -> Curve:
     return [(int(step), loss, value) for step, loss, value in points]
 
 
-def collapsed(
-    measured: list[Measured], trained: Mapping[str, Stage], run_folder: Path
-) -> Iterator[str]:
+def ending_of(stage: Stage, run_folder: Path) -> tuple[Ending, int] | None:
+    """How a branch ended, and among how many it would have guessed; none for recommenders that
+    don't guess. Branches that an older weft trained have only their curves' last points."""
+    recommender = stage.settings["recommender"]
+    if recommender["kind"] == "bi_encoder":
+        among = int(stage.settings["train"]["batch"])
+    elif recommender["kind"] == "cross_encoder":
+        among = 1 + int(recommender["drawn"])
+    else:
+        return None
+    path = stage.folder(run_folder) / ENDING
+    if path.is_file():
+        points = read_json(path)
+        losses = [loss for loss, _ in points]
+        in_batch = recommender["kind"] == "bi_encoder"
+        guessing = [size if in_batch else math.log(among) for _, size in points]
+    else:
+        losses = [loss for _, loss, _ in curve_of(stage, run_folder) if loss is not None]
+        losses = losses[-last_steps(len(losses)) :]
+        guessing = [math.log(among)] * len(losses)
+    return judge(losses, guessing), among
+
+
+def collapsed(trained: Mapping[str, Stage], run_folder: Path) -> Iterator[str]:
     """A sentence for every branch that ended no better than guessing among its batch."""
     for label, stage in trained.items():
-        said = stage.settings["recommender"]
-        if said["kind"] == "bi_encoder":
-            among = stage.settings["train"]["batch"]
-            of = f"a batch of {among}"
-        elif said["kind"] == "cross_encoder":
-            among = 1 + said["drawn"]
-            of = f"{among} candidates"
-        else:
-            continue  # others don't guess among so many
-        last = [loss for _, loss, _ in curve_of(stage, run_folder) if loss is not None][-5:]
-        end, guessing = float(np.mean(last or [0.0])), float(np.log(among))
-        if end < 0.99 * guessing:
+        found = ending_of(stage, run_folder)
+        if found is None or found[0].outcome != "collapsed":
             continue
-        rows = [
-            f"{one.row} on {one.target}"
-            for one in measured
-            if any(stage.key in {s.key for s in reached([e])} for e in one.evaluations)
-        ]
+        ending, among = found
+        kind = stage.settings["recommender"]["kind"]
+        of = f"a batch of {among}" if kind == "bi_encoder" else f"{among} candidates"
         yield (
             f"The branch '{label.removeprefix('train ')}' collapsed: its loss ended at "
-            f"{end:.2f}, that of guessing among {of} ({guessing:.2f}). "
-            f"It is part of: {', '.join(rows)}; read these with that in mind."
+            f"{ending.loss:.2f} (mean of the last {ending.steps} steps, standard error "
+            f"{ending.spread:.2f}), that of guessing among {of} ({ending.guessing:.2f})."
+        )
+
+
+def unjudged(trained: Mapping[str, Stage], run_folder: Path) -> Iterator[str]:
+    """A sentence about the branches that are too short to say whether they learned."""
+    endings = {label: ending_of(stage, run_folder) for label, stage in trained.items()}
+    short = [
+        label.removeprefix("train ")
+        for label, found in endings.items()
+        if found is not None and found[0].outcome == "too short to judge"
+    ]
+    if short:
+        several = len(short) > 1
+        yield (
+            f"Too short to judge whether {'they' if several else 'it'} learned: the branch"
+            f"{'es' * several} {', '.join(repr(name) for name in short)}."
         )
 
 

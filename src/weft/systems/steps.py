@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ from weft.data.mall import mall
 from weft.data.splits import Split, make_split, sample_train
 from weft.errors import WeftError
 from weft.evaluation.candidates import train_counts
-from weft.evaluation.evaluate import evaluate, evaluate_both
+from weft.evaluation.evaluate import chosen_examples, evaluate, evaluate_both
 from weft.evaluation.protocol import EvaluationSettings
 from weft.merging import merge_adapters
 from weft.merging.weights import resolve_weights
+from weft.recommenders.catalogued import Catalogued
 from weft.recommenders.cross_encoder import CrossEncoder, whole_modules
 from weft.recommenders.integrator_folder import (
     integrated_recommender,
@@ -45,6 +48,7 @@ from weft.training import TrainSettings, train
 from weft.training.batches import seed_of
 
 CHOICE = "choice.json"  # which of several adapters were taken, and what they were measured at
+ENDING = "ending.json"  # of a training: [loss, mean ln of batch sizes] of its last steps
 CURVE, SUGGESTIONS, WEIGHTS = "curve.json", "suggestions.json", "weights.json"
 CHECKPOINT = "checkpoint"  # the folder of full weights in its stage's
 INTEGRATOR = "integrator"  # the folder of a trained integrator in its stage's
@@ -59,16 +63,29 @@ def domain_in(folder: Path) -> Domain:
 
 def get_domain(task: Task) -> None:
     """A domain from its folder, or from the generated mall, filtered."""
-    said = task.settings
-    if said["mall"] is not None:
-        malls = mall(**said["mall"])
-        if said["name"] not in malls:
-            raise WeftError(f"the mall has no domain '{said['name']}'; it has {', '.join(malls)}")
-        domain = malls[said["name"]]
+    domain, source, removed = open_domain(task.settings)
+    save_domain(domain, task.out / "domain", source=source, filters=removed)
+
+
+def open_domain(settings: Mapping[str, Any]) -> tuple[Domain, dict[str, Any], Any]:
+    """(the domain of a `get_domain` stage's settings, its hash before the filters, what they
+    removed)."""
+    if settings["mall"] is not None:
+        malls = _mall(**settings["mall"])
+        name = settings["name"]
+        if name not in malls:
+            raise WeftError(f"the mall has no domain '{name}'; it has {', '.join(malls)}")
+        domain = malls[name]
     else:
-        domain = load_domain(said["path"], said["name"])
-    domain, removed = apply_filters(domain, Filters.model_validate(said["filters"]))
-    save_domain(domain, task.out / "domain", filters=describe(removed))
+        domain = load_domain(settings["path"], settings["name"])
+    source = {"hash": domain.hash}
+    domain, removed = apply_filters(domain, Filters.model_validate(settings["filters"]))
+    return domain, source, describe(removed)
+
+
+@lru_cache(maxsize=1)
+def _mall(seed: int, users: int, items: int) -> Mapping[str, Domain]:
+    return mall(seed, users, items)
 
 
 def get_catalogue(task: Task) -> None:
@@ -145,6 +162,7 @@ def _train(task: Task, recommender: AnyRecommender, start: str) -> dict[str, Any
         ),
     )
     write_json(task.out / CURVE, outcome.curve)
+    write_json(task.out / ENDING, outcome.ending)
     return {
         "backbone": recommender.backbone.said,
         "domains": [domain.name for domain in domains],
@@ -172,18 +190,18 @@ def validator(task: Task, recommender: AnyRecommender, splits: list[Split]) -> A
             result = evaluate(
                 recommender, split.validation, settings, part="validation", counts=counts
             )
-            values.append(result.metrics()[_at(settings, 10)])
+            values.append(result.metrics()[metric_at(settings, 10)])
         return float(np.mean(values))
 
     return validate
 
 
-def _at(settings: EvaluationSettings, k: int) -> str:
+def metric_at(settings: EvaluationSettings, k: int) -> str:
     """NDCG@k among candidates, or in the whole catalogue where there are none."""
     return f"ndcg@{k}" if settings.candidates else f"full/ndcg@{k}"
 
 
-@version(2)
+@version(3)
 def merge_branches(task: Task) -> None:
     """A static merge of adapters; the weights are the settings' or those of a `weights` parent."""
     said = task.settings
@@ -214,24 +232,39 @@ def _merged(task: Task, parts: list[Adapter], weights: Any) -> Adapter:
     return merge_adapters(parts, method, weights, space=said["space"], rank=rank)
 
 
+def tuning_grid(count: int) -> list[list[float]]:
+    """The weights tried for so many parts: λ of the first out of {0, ¼, ½, ¾, 1, uniform}, the rest
+    shared equally."""
+    firsts = sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / count})
+    return [[first] + [(1 - first) / (count - 1)] * (count - 1) for first in firsts]
+
+
 @version(2)
 def tune_weights(task: Task) -> None:
-    """λ of the first part out of {0, ¼, ½, ¾, 1, uniform}, the rest shared equally, by NDCG@5 of
-    validation users. The test targets are not looked at."""
+    """The weights of the grid that are best by NDCG@5 of validation users."""
+    parts = adapters_in(task)
+    tune(task, len(parts), lambda domain, weights: recommender_of(
+        task, domain, _merged(task, parts, weights)
+    ))  # fmt: skip
+
+
+def tune(task: Task, count: int, merged: Callable[[Domain, list[float]], AnyRecommender]) -> None:
+    """Measure the recommender that `merged` makes of each weights of the grid, by NDCG@5 of
+    validation users, and write the best. The test targets are not looked at."""
     said = task.settings
     domain = domain_in(task.parents["domain"])
     split = make_split(domain, said["split"])
     counts = train_counts(split.train)
-    parts = adapters_in(task)
     settings = EvaluationSettings.model_validate(said["validation"])
     tried: list[dict[str, Any]] = []
-    for first in sorted({0.0, 0.25, 0.5, 0.75, 1.0, 1 / len(parts)}):
-        weights = [first] + [(1 - first) / (len(parts) - 1)] * (len(parts) - 1)
-        scorer = recommender_of(task, domain, _merged(task, parts, weights))
+    grid = tuning_grid(count)
+    for weights in grid:
+        scorer = merged(domain, weights)
+        users = len(chosen_examples(split.validation, settings))
+        report_scoring(task, scorer, users, len(grid), len(tried))
         measured = evaluate(scorer, split.validation, settings, part="validation", counts=counts)
         metrics = measured.metrics()
-        tried.append({"weights": weights, "ndcg@5": metrics[_at(settings, 5)]})
-        task.say(len(tried), 6, "settings")
+        tried.append({"weights": weights, "ndcg@5": metrics[metric_at(settings, 5)]})
     best = max(tried, key=lambda one: float(one["ndcg@5"]))
     write_json(task.out / WEIGHTS, {"weights": best["weights"], "tried": tried})
 
@@ -248,10 +281,12 @@ def evaluate_recommender(task: Task) -> None:
     scorer: Recommender
     scorer = Popularity.of(split.train) if said["floor"] == "popularity" else _scorer(task, domain)
     settings = EvaluationSettings.model_validate(said["evaluate"])
-    how: dict[str, Any] = {
-        "counts": train_counts(split.train),
-        "progress": lambda done, total: task.say(done, total, "users"),
-    }
+    measured = len(chosen_examples(split.test, settings))
+    how: dict[str, Any] = {"counts": train_counts(split.train)}
+    if isinstance(scorer, Catalogued):
+        report_scoring(task, scorer, measured)
+    else:
+        how["progress"] = lambda done, total: task.say(done, total, "users")
     if settings.mask_history == "both":
         plain, masked = evaluate_both(scorer, split.test, settings, **how)
         masked.save(task.out / MASKED)
@@ -261,6 +296,20 @@ def evaluate_recommender(task: Task) -> None:
     if isinstance(scorer, Prompted):
         write_json(task.out / COUNTS, dict(scorer.counts))
     write_json(task.out / SUGGESTIONS, _suggestions(scorer, split.test, said["show_users"]))
+
+
+def report_scoring(task: Task, scorer: Catalogued, users: int, of: int = 1, done: int = 0) -> None:
+    """Say what a recommender reads while it scores so many users, from its first text on; `done`
+    of `of` such measurements are over."""
+    total, unit = scorer.reading(users)
+    read = float(total * done)
+
+    def report(count: float) -> None:
+        nonlocal read
+        read = min(read + count, total * (done + 1))
+        task.say(read, total * of, unit)
+
+    scorer.on_scored = report
 
 
 def take_best(task: Task) -> None:
@@ -293,7 +342,11 @@ def _scorer(task: Task, domain: Domain) -> Recommender:
 
 
 def shown_users(test: Examples, count: int) -> Examples:
-    """The users shown in a report: spread evenly over the test users in their order."""
+    """The users shown in a report, each with their last test target: spread evenly over the test
+    users in their order."""
+    if not len(test):
+        return test
+    test = test.take(np.flatnonzero(np.append(test.user[1:] != test.user[:-1], True)))
     rows = np.linspace(0, len(test) - 1, num=min(count, len(test)) + 2)[1:-1].astype(np.int64)
     return test.take(np.unique(rows))
 

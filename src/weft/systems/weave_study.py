@@ -8,11 +8,24 @@ from pathlib import Path
 
 from weft.artifacts.stages import Stage
 from weft.report.model import Branch, Table
+from weft.systems.costs import Cost
 from weft.systems.plan import Plan
 from weft.systems.publish import Measured
 from weft.systems.recipe import Recipe
 from weft.systems.steps import branch_seed
 from weft.systems.weaverec import BASELINE, CONTRASTS, FEATURED, WeaveRec
+
+
+def cost_of(row: str) -> Cost | None:
+    """What a row costs. Merges with pure sources, a source alone, the other space and pairs are
+    there to answer questions."""
+    if row == BASELINE:
+        return Cost.BRANCH
+    if row in ("target-only, longer", "all-data") or row.startswith("hybrid: "):
+        return Cost.LONGER
+    if row in (FEATURED, "soup", "soup, longer") or row.startswith("hybrids, "):
+        return Cost.MERGE
+    return None
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,14 @@ class WeaveStudy:
         return []
 
     def notes(self, run: Path) -> list[str]:
-        return []
+        small = self.recipe.small_defaults()
+        if not small:
+            return []
+        words = ", ".join(small)
+        note = (
+            f"Small by default, so that a run ends soon: {words}. More of each, set in the recipe, "
+        )
+        return [note + "gives better recommenders and surer numbers."]
 
     def said(self) -> str:
         branches = self.recipe.branches
@@ -57,9 +77,17 @@ class WeaveStudy:
             floor = plan.evaluation(target, "popularity", None, "popularity")
             zero = plan.evaluation(target, "zero-shot", None)
             out.append(
-                Measured(target, "popularity", "most bought first; not learned", None, [floor])
-            )
-            out.append(Measured(target, "zero-shot", "the backbone, untrained", None, [zero]))
+                Measured(
+                    target, "popularity", "most bought first; not learned", None, [floor],
+                    cost=Cost.COUNTS,
+                )
+            )  # fmt: skip
+            out.append(
+                Measured(
+                    target, "zero-shot", "the backbone, untrained", None, [zero],
+                    cost=Cost.BACKBONE,
+                )
+            )  # fmt: skip
             out.extend(self._ranked_otherwise(target, "zero-shot", None))
             for row, (about, adapter) in woven.rows(target).items():
                 repeated = [rows[row][1] for rows in again if row in rows]
@@ -69,7 +97,11 @@ class WeaveStudy:
                     for seed, stage in zip((recipe.seed, *seeds), [adapter, *repeated], strict=True)
                 ]
                 published = row in (BASELINE, FEATURED)
-                out.append(Measured(target, row, about, adapter, evaluations, seeds, published))
+                out.append(
+                    Measured(
+                        target, row, about, adapter, evaluations, seeds, published, cost_of(row)
+                    )
+                )
                 if row == FEATURED:
                     out.extend(self._ranked_otherwise(target, row, adapter))
         return out

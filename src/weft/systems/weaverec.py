@@ -15,11 +15,13 @@ from typing import Any
 from weft.artifacts.stages import Stage
 from weft.errors import WeftError
 from weft.merging.methods import make_method, method_options
-from weft.systems.fusing import learn_weights
+from weft.systems.fusing import count_items, learn_weights, merge_weights, tune_checkpoints
 from weft.systems.learned import learn_merge_weights
 from weft.systems.plan import Plan, Rows
-from weft.systems.recipe import Merging, Recipe
-from weft.systems.steps import merge_branches, tune_weights
+from weft.systems.recipe import LEARNED, Merging, Recipe
+from weft.systems.rehearsal import Kind, rehearse
+from weft.systems.rows import merge_names, merge_words
+from weft.systems.steps import merge_branches, tune_weights, tuning_grid
 from weft.training.batches import seed_of
 
 FEATURED, BASELINE = "weaverec", "target-only"
@@ -99,7 +101,7 @@ class WeaveRec:
         for source in sources if "pairs" in recipe.controls else []:
             pair = [own, self.target_branch(source)]
             rows[f"pair: {source}"] = ("target's and one pure source's adapters merged",
-                                       self._merge(target, pair, merge))  # fmt: skip
+                                       self._merge(target, pair, merge, [source]))  # fmt: skip
         for source in sources if "sources" in recipe.controls else []:
             rows[f"source: {source}"] = ("adapter of that domain alone, used on the target",
                                          self.target_branch(source))  # fmt: skip
@@ -132,14 +134,18 @@ class WeaveRec:
         """Other merging methods on the same branches: hybrids, and with `naive` pure sources."""
         recipe = self.recipe
         rows: dict[str, tuple[str, Stage | None]] = {}
-        for one in recipe.merge.beside:
+        beside = recipe.merge.beside
+        for title, one in zip(merge_names(beside), beside, strict=True):
             kinds = [("hybrids", "target and hybrid", self.hybrids(target))]
             if "naive" in recipe.controls:
                 kinds.append(("naive", "target and pure-source", self.pure(target)))
             for kind, what, parts in kinds:
-                name = f"{kind}, {one.title}"
-                if name in rows:  # the same method once more, with other settings
-                    name += f" ({merge_words(one)})"
+                name = f"{kind}, {title}"
+                if name in rows:
+                    raise WeftError(
+                        f"merge.beside: two rows would be called '{name}': the same merge is there "
+                        "twice"
+                    )
                 about = f"{what} adapters merged ({merge_words(one)})"
                 rows[name] = (about, self._merge(target, parts, one))
         return rows
@@ -152,20 +158,21 @@ class WeaveRec:
         kept = (BASELINE, FEATURED, "soup", "soup, longer")
         return {name: row for name, row in self.rows(target).items() if name in kept}
 
-    def _merge(self, target: str, parts: list[Stage], merging: Merging) -> Stage:
-        """Branches merged, with weights uniform, given, or chosen by validation."""
-        make_method(merging.method).check(len(parts))
-        settings = merge_settings(merging)
+    def _merge(
+        self, target: str, parts: list[Stage], merging: Merging, sources: list[str] | None = None
+    ) -> Stage:
+        """Branches merged, with weights uniform, given, chosen by validation, or learned; `sources`
+        are the domains that they are of beside the target, all unless said."""
+        sources = self._sources(target) if sources is None else sources
+        whole = self.recipe.branches.parameters == "all"
         parents = {f"part{i}": part for i, part in enumerate(parts)}
+        weights: list[float] | None = None
         if merging.weights == "validation":
             parents["weights"] = self._tuned(target, parts, merging)
-            weights = None
         elif merging.weights == "adamerging":
-            parents["weights"] = self._learned(target, parts)
-            weights = None
+            parents["weights"] = self._learned(target, parts, sources)
         elif merging.weights == "collaborative":
-            parents["weights"] = self._collaborated(target, parts)
-            weights = None
+            parents["weights"] = self._collaborated(target, parts, sources)
         elif merging.weights == "uniform":
             weights = [1 / len(parts)] * len(parts)
         elif len(merging.weights) == len(parts):
@@ -175,8 +182,40 @@ class WeaveRec:
                 f"merge.weights: {len(parts)} branches are merged for {target}, "
                 f"so {len(parts)} weights are needed, not {len(merging.weights)}"
             )
+        self._rehearse(parts, merging, weights)
         label = f"merge for {target} ({merge_words(merging)}): {_names(parts)}"
-        return Stage(merge_branches, settings | {"weights": weights}, parents, label)
+        if whole:
+            settings = self._checkpoints(merging, len(parts)) | {"weights": weights}
+            return Stage(merge_weights, settings, parents, label)
+        return Stage(merge_branches, merge_settings(merging) | {"weights": weights}, parents, label)
+
+    def _rehearse(self, parts: list[Stage], merging: Merging, weights: list[float] | None) -> None:
+        """What can't be merged so is refused now, not after its parts were trained."""
+        count, head = len(parts), self.recipe.recommender.kind == "cross_encoder"
+        make_method(merging.method).check(count)
+        kind: Kind = "adapters with a head" if head else "adapters"
+        method: Any = merging.method
+        if self.recipe.branches.parameters == "all":
+            kind, method = "checkpoints", _on_checkpoints(merging)
+        tried = [weights or [1 / count] * count]
+        if merging.weights == "validation":
+            tried = tuning_grid(count)
+        for one in tried:
+            try:
+                rehearse(method, count, one, kind, space=merging.space, rank=merging.rank)
+            except WeftError as error:
+                learned = f", weights by {merging.weights}" if merging.weights in LEARNED else ""
+                raise WeftError(
+                    f"merge: {kind} can't be merged so ({merge_words(merging)}{learned}): {error}"
+                ) from None
+
+    def _checkpoints(self, merging: Merging, count: int) -> dict[str, Any]:
+        """The settings of a merge of full checkpoints; random masks are those of adapters."""
+        return {
+            "method": _on_checkpoints(merging),
+            "names": [f"part {number}" for number in range(1, count + 1)],
+            "backbone": self.plan.scoring["backbone"],
+        }
 
     def _tuned(self, target: str, parts: list[Stage], merging: Merging) -> Stage:
         settings = {
@@ -188,9 +227,12 @@ class WeaveRec:
         parents = {f"part{i}": part for i, part in enumerate(parts)}
         parents["domain"] = self.plan.domains[target]
         label = f"choose λ for {target} ({merge_words(merging)}): {_names(parts)}"
+        if self.recipe.branches.parameters == "all":
+            settings |= self._checkpoints(merging, len(parts))
+            return Stage(tune_checkpoints, settings, parents, label)
         return Stage(tune_weights, settings, parents, label)
 
-    def _learned(self, target: str, parts: list[Stage]) -> Stage:
+    def _learned(self, target: str, parts: list[Stage], sources: list[str]) -> Stage:
         """AdaMerging: weights for each module, from unlabelled prompts of every domain merged."""
         recipe = self.recipe
         settings = {
@@ -201,18 +243,18 @@ class WeaveRec:
             "seed": seed_of(self.seed, "adamerging"),
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
-        names = [target, *self._sources(target)]
+        names = [target, *sources]
         parents |= {f"domain{i}": self.plan.domains[name] for i, name in enumerate(names)}
         label = f"AdaMerging for {target}: {_names(parts)}"
         return Stage(learn_merge_weights, settings, parents, label)
 
-    def _collaborated(self, target: str, parts: list[Stage]) -> Stage:
+    def _collaborated(self, target: str, parts: list[Stage], sources: list[str]) -> Stage:
         """MergeRec's learning: part 0 speaks for the target's catalogue, each other part for its
         source's; from WeaveRec's own 1/(N + 1) unless the recipe says where to start."""
         said = self.recipe.merge.collaborative
         if said.initial is None:
             said = said.model_copy(update={"initial": 1 / len(parts)})
-        names = [target, *self._sources(target)]
+        names = [target, *sources]
         settings = {
             **self.plan.scoring,
             "names": names,
@@ -220,7 +262,14 @@ class WeaveRec:
             "seed": seed_of(self.seed, "learn"),
         }
         parents = {f"part{i}": part for i, part in enumerate(parts)}
-        parents |= {f"catalogue{i}": self.plan.catalogue(name) for i, name in enumerate(names)}
+        for i, name in enumerate(names):
+            parents[f"catalogue{i}"] = self.plan.catalogue(name)
+            if said.probes.choose == "popular":
+                domain = {"domain": self.plan.domains[name]}
+                counted = {"split": self.plan.split}
+                parents[f"counts{i}"] = Stage(
+                    count_items, counted, domain, f"count items of {name}"
+                )
         label = f"learn weights for {target}: {_names(parts)}"
         return Stage(learn_weights, settings, parents, label)
 
@@ -234,13 +283,13 @@ def merge_settings(merging: Merging) -> dict[str, Any]:
     return settings | ({} if merging.rank is None else {"rank": merging.rank})
 
 
-def merge_words(merging: Merging) -> str:
-    """`delta space`, or with its method: `ties, density 0.3, delta space, rank 16`."""
-    said = [] if merging.title == "linear" else [merging.title]
-    if isinstance(merging.method, dict):
-        said += [f"{k} {v}" for k, v in merging.method.items() if k not in ("name", "then")]
-    said.append(f"{merging.space} space")
-    return ", ".join(said if merging.rank is None else [*said, f"rank {merging.rank}"])
+def _on_checkpoints(merging: Merging) -> dict[str, Any]:
+    """The method that does to checkpoints what `merging`'s does to adapters. A sum of ΔW is one of
+    task vectors: θ_base + Σ λ_k (θ_k - θ_base), which is Σ λ_k θ_k where the weights sum to 1."""
+    method = make_method(merging.method)
+    return method_options(
+        make_method("task_arithmetic" if method == make_method("linear") else method)
+    )
 
 
 def _names(parts: list[Stage]) -> str:

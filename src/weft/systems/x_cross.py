@@ -19,8 +19,10 @@ from weft.integration.mixtures import XLoraSettings
 from weft.systems.integrating import choose_sources, train_integrator
 from weft.systems.plan import Plan, Rows
 from weft.systems.recipe import Merging
+from weft.systems.rehearsal import rehearse
+from weft.systems.rows import merge_names, merge_words
 from weft.systems.steps import merge_branches, take_best
-from weft.systems.weaverec import merge_settings, merge_words
+from weft.systems.weaverec import merge_settings
 from weft.systems.x_cross_recipe import XCrossRecipe
 from weft.training import TrainSettings
 from weft.training.batches import seed_of
@@ -83,10 +85,10 @@ class XCross:
         """One integrator over the chosen sources, trained on the target."""
         target_settings = self.recipe.target
         loop = target_settings.model_dump(
-            include=set(TrainSettings.model_fields) - {"trackers", "checkpoint_every"}, mode="json"
+            include=set(TrainSettings.model_fields) - TrainSettings.ASIDE, mode="json"
         )
         aside = target_settings.model_dump(
-            include={"trackers", "checkpoint_every", "activations"}, mode="json"
+            include={*TrainSettings.ASIDE, "activations"}, mode="json"
         )
         seed = self.recipe.seed
         settings: dict[str, Any] = {
@@ -146,8 +148,8 @@ class XCross:
         rows[FEATURED] = (f"X-Cross on {size}", self.integrated(target, recipe.x_cross))
         for rival in recipe.rivals:
             rows[row_of(rival)] = (_about(rival), self.integrated(target, rival))
-        for merging in recipe.merges:
-            name = "merge" if merging.title == "linear" else f"merge, {merging.title}"
+        for title, merging in zip(merge_names(recipe.merges), recipe.merges, strict=True):
+            name = "merge" if title == "linear" else f"merge, {title}"
             about = f"the same sources merged ({merge_words(merging)})"
             rows[name] = (about, self.merged(target, merging))
         if recipe.variants_on is None or target in recipe.variants_on:
@@ -162,6 +164,14 @@ class XCross:
         count = self.recipe.sources.count
         weights = merging.weights if isinstance(merging.weights, tuple) else [1 / count] * count
         settings = merge_settings(merging) | {"weights": list(weights)}
+        try:
+            rehearse(
+                merging.method, count, list(weights), "adapters with a head",
+                space=merging.space, rank=merging.rank,
+            )  # fmt: skip
+        except WeftError as error:
+            words = merge_words(merging)
+            raise WeftError(f"merges: sources can't be merged so ({words}): {error}") from None
         label = f"merge sources for {target} ({merge_words(merging)})"
         return Stage(merge_branches, settings, self._chosen(target), label)
 

@@ -18,7 +18,15 @@ from weft.integration.mixtures import MeteoraSettings, XLoraSettings
 from weft.integration.x_cross import XCrossSettings
 from weft.recommenders.cross_encoder import CrossEncoderSettings
 from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, Merging, Study, Validation, _Block, methods_alone
+from weft.systems.recipe import (
+    Branches,
+    Merging,
+    Study,
+    Validation,
+    _Block,
+    check_validated,
+    methods_alone,
+)
 from weft.training import TrainSettings
 
 Change = dict[str, int | float | None]
@@ -134,8 +142,9 @@ class XCrossRecipe(Study):
                     f"are adapters of {there} domains to choose from"
                 )
         how = self.target
-        if (how.patience or how.keep == "best") and how.validation is None:
-            raise ValueError("target: patience and keep: best need target.validation")
+        check_validated("target", how, how.validation)
+        if self.branches.parameters != "lora":
+            raise ValueError("branches.parameters: X-Cross integrates adapters: say lora")
         if how.gradient_checkpointing:
             raise ValueError("target: integrators are trained without gradient_checkpointing")
         if self.sources.count < 2:
@@ -177,6 +186,9 @@ class XCrossRecipe(Study):
             )
         if 10 not in evaluate.at:
             raise ValueError("evaluate.at: sources are chosen by mrr@10, so 10 must be in it")
+
+    def validated(self) -> list[str]:
+        return ["sources.holdout"]
 
     def among(self, target: str) -> list[str]:
         """The domains whose adapters may be integrated for a target, in the recipe's order."""

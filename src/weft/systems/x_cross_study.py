@@ -9,10 +9,10 @@ from typing import Any
 
 from weft.artifacts.atomic import read_json
 from weft.artifacts.stages import STAGE_FILE, Stage
-from weft.backbones import find_backbone
 from weft.errors import WeftError
 from weft.report.format import metric_label, number, seconds
 from weft.report.model import Branch, Table
+from weft.systems.costs import Cost
 from weft.systems.limited import LimitedStudy
 from weft.systems.plan import Plan
 from weft.systems.publish import Measured
@@ -43,8 +43,7 @@ class XCrossStudy:
 
     def _check_layers(self) -> None:
         """More integrated blocks than the backbone has would come out only after the sources."""
-        said = read_json(find_backbone(self.recipe.backbone) / "config.json")
-        blocks = said.get("num_hidden_layers") if isinstance(said, dict) else None
+        blocks = self.plan.blocks
         rows = (self.recipe.variant(name) for name in self.recipe.variants)
         for how in (self.recipe.x_cross, *self.recipe.rivals, *rows):
             layers = getattr(how, "layers", None)
@@ -58,14 +57,25 @@ class XCrossStudy:
         out: list[Measured] = []
         for target in self.targets:
             floor = self.plan.evaluation(target, "popularity", None, "popularity")
-            out.append(Measured(target, "popularity", "most bought first", None, [floor]))
+            out.append(
+                Measured(target, "popularity", "most bought first", None, [floor], cost=Cost.COUNTS)
+            )
             about = "the source that was best on the hold-out, zero-shot"
             out.append(Measured(target, BEST, about, None, [self.system.best_source(target)]))
             for row, (said, stage) in self.system.rows(target).items():
                 evaluation = self.plan.evaluation(target, row, stage)
                 published = row in (BASELINE, FEATURED)
-                out.append(Measured(target, row, said, stage, [evaluation], (), published))
+                cost = self._cost(row, stage)
+                out.append(Measured(target, row, said, stage, [evaluation], (), published, cost))
         return out
+
+    def _cost(self, row: str, stage: Stage | None) -> Cost | None:
+        """Sources and new adapters are one training; ablations of X-Cross are questions."""
+        if row.removeprefix(f"{FEATURED}, ") in self.recipe.variants or stage is None:
+            return None
+        if "integrator" in stage.settings:
+            return Cost.INTEGRATION
+        return Cost.MERGE if "weights" in stage.settings else Cost.BRANCH
 
     @property
     def limited(self) -> LimitedStudy | None:

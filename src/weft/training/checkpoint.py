@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weft.artifacts.atomic import new_file
+from weft.artifacts.documents import parse_json
 from weft.artifacts.hashing import hash_arrays
+from weft.artifacts.leftovers import remove_leftovers
 
 FILE = "checkpoint.safetensors"
 Named = list[tuple[str, nn.Parameter]]
@@ -21,7 +25,9 @@ Named = list[tuple[str, nn.Parameter]]
 
 @dataclass
 class Progress:
-    """Where a run stands. `curve` holds (step, mean loss since the last point, validation)."""
+    """Where a run stands. `curve` holds (step, mean loss since the last point, validation),
+    `ending` (loss, mean ln of the batches' sizes) of each of the last steps, `best_ending` the same
+    as of the best validation."""
 
     step: int = 0
     curve: list[tuple[int, float | None, float | None]] = field(default_factory=list)
@@ -31,6 +37,29 @@ class Progress:
     best_step: int = 0
     waited: int = 0
     stopped: bool = False
+    ending: list[tuple[float, float]] = field(default_factory=list)
+    best_ending: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Saver:
+    """When to save: so many seconds after the start or the last save, by a clock that never goes
+    back, and every so many steps. Seconds run from the end of a save, so that slow disks don't make
+    saving all that is done."""
+
+    def __init__(
+        self, steps: int | None, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.steps, self.seconds, self.clock = steps, seconds, clock
+        self.last = clock()
+
+    def due(self, step: int) -> bool:
+        """Whether the state after this step (from 1) is to be saved."""
+        every = self.steps is not None and step % self.steps == 0
+        return every or self.clock() - self.last >= self.seconds
+
+    def saved(self) -> None:
+        """A save has ended."""
+        self.last = self.clock()
 
 
 def save_checkpoint(
@@ -67,8 +96,7 @@ def load_checkpoint(
 
     What a killed run left half-written is removed.
     """
-    for left in folder.glob(f".{FILE}.*.part"):
-        left.unlink(missing_ok=True)
+    remove_leftovers(folder, FILE)
     path = folder / FILE
     if not path.is_file():
         return None
@@ -96,7 +124,9 @@ def load_checkpoint(
                     slot: value if slot == "step" else value.to(parameter.device)
                     for slot, value in state.items()
                 }
-    progress = Progress(**json.loads(metadata["progress"]))
+    progress = Progress(**parse_json(metadata["progress"], path))
     progress.curve = [(int(s), loss, value) for s, loss, value in progress.curve]
+    progress.ending = [(loss, size) for loss, size in progress.ending]
+    progress.best_ending = [(loss, size) for loss, size in progress.best_ending]
     best = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
     return progress, best

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from weft.artifacts.hashing import hash_arrays, hash_json
 from weft.errors import WeftError
 from weft.training.batches import Batch, epoch_batches, seed_of
-from weft.training.checkpoint import Named, Progress, load_checkpoint, save_checkpoint
+from weft.training.checkpoint import Named, Progress, Saver, load_checkpoint, save_checkpoint
+from weft.training.ending import last_steps
 from weft.training.settings import TrainSettings
 
 
@@ -67,11 +68,16 @@ Report = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves besides the weights in the model."""
+    """What a run leaves besides the weights in the model.
+
+    `curve` is (step, mean loss since the last point or None, validation or None); `ending` is
+    (loss, mean ln of the batches' sizes) of each of the last steps before the weights that are kept.
+    """
 
     steps: int
     curve: list[tuple[int, float | None, float | None]]
     kept_step: int
+    ending: list[tuple[float, float]] = field(default_factory=list)
 
 
 def rate_at(step: int, steps: int, settings: TrainSettings) -> float:
@@ -112,7 +118,8 @@ def _key(
     shapes = [[name, list(parameter.shape)] for name, parameter in parameters]
     order = [np.concatenate([[batch.part], batch.rows]) for step in plan for batch in step]
     batches = hash_arrays({"order": np.concatenate(order)}, [len(step) for step in plan])
-    return hash_json([data, batches, settings.model_dump(), seed, shapes, extra])
+    how = settings.model_dump(exclude=set(settings.ASIDE))
+    return hash_json([data, batches, how, seed, shapes, extra])
 
 
 def train(
@@ -129,10 +136,11 @@ def train(
 ) -> Trained:
     """Train the parameters that require gradients on `parts` (one domain each, usually), in place.
 
-    With `checkpoints`, a folder, state is saved every `settings.checkpoint_every` steps, and a run
-    of the same data, settings, seed and `start` (a word for the initial weights, a hash say) goes
-    on from there; whatever else the loss depends on (the recommender's settings, say) must be in
-    `start` too. `validate` gives a number where higher is better; it is called every
+    With `checkpoints`, a folder, state is saved after every step that ends
+    `settings.checkpoint_every_seconds` or more after the last save, and every
+    `settings.checkpoint_every` steps, and a run of the same data, settings, seed and `start` (a
+    word for the initial weights, a hash say) goes on from there; whatever else the loss depends on
+    (the recommender's settings, say) must be in `start` too. `validate` gives a number where higher is better; it is called every
     `settings.validate_every` steps and at the end. With `keep: best` the weights of its best
     value are what remains. Trackers that write files write them to `logs`.
 
@@ -175,7 +183,9 @@ def train(
     run.go(checkpoints, key, validate, report)
     if settings.trackers:
         accelerator.end_training()
-    return Trained(run.progress.step, run.progress.curve, run.keep())
+    kept = run.keep()
+    ending = run.progress.ending if kept == run.progress.step else run.progress.best_ending
+    return Trained(run.progress.step, run.progress.curve, kept, ending)
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -227,6 +237,7 @@ class _Run(Generic[P]):
     ) -> None:
         progress, settings = self.progress, self.settings
         steps, done = len(self.plan), 0.0
+        saver = Saver(settings.checkpoint_every, settings.checkpoint_every_seconds)
         while progress.step < steps and not progress.stopped:
             done += self._step(self.plan[progress.step])
             last = progress.step == steps
@@ -235,12 +246,11 @@ class _Run(Generic[P]):
             every = settings.validate_every
             if validate is not None and (last or (every and progress.step % every == 0)):
                 self._validate(validate())
-            if checkpoints is not None and (
-                progress.step % settings.checkpoint_every == 0 and not last
-            ):
+            if checkpoints is not None and saver.due(progress.step) and not last:
                 save_checkpoint(
                     checkpoints, key, progress, self.parameters, self.optimizer, self.best
                 )
+                saver.saved()
             if report is not None:
                 report(progress.step, steps, done)
 
@@ -251,6 +261,7 @@ class _Run(Generic[P]):
         torch.manual_seed(seed_of(self.seed, "step", progress.step))
         self.recommender.model.train()
         examples = sum(len(batch.rows) for batch in batches)
+        before = progress.loss_sum
         for batch in batches:
             loss = self.recommender.loss(self.parts[batch.part].take(batch.rows))
             value = float(loss.detach())
@@ -268,6 +279,9 @@ class _Run(Generic[P]):
         torch.autograd.graph.increment_version([p for _, p in self.parameters])
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
+        sizes = sum(len(batch.rows) * math.log(len(batch.rows)) for batch in batches)
+        progress.ending.append(((progress.loss_sum - before) / examples, sizes / examples))
+        del progress.ending[: -last_steps(len(self.plan))]
         return examples
 
     def _log(self) -> None:
@@ -287,6 +301,7 @@ class _Run(Generic[P]):
             self.accelerator.log({"validation": value}, step=progress.step)
         if progress.best is None or value > progress.best:
             progress.best, progress.best_step, progress.waited = value, progress.step, 0
+            progress.best_ending = list(progress.ending)
             if self.settings.keep == "best":
                 self.best = {n: p.detach().clone() for n, p in self.parameters}
         else:

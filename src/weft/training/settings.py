@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from weft.settings import StrictModel
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(StrictModel):
     """Settings of the one training loop. Steps are optimiser steps; rates are AdamW's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ASIDE: ClassVar[frozenset[str]] = frozenset(
+        {"trackers", "checkpoint_every", "checkpoint_every_seconds"}
+    )
+    """The settings that change nothing but what is written on the way."""
 
     epochs: int = Field(default=1, ge=1)
     batch: int = Field(default=64, ge=1, description="examples in one forward pass")
@@ -26,7 +33,12 @@ class TrainSettings(BaseModel):
         default=None, ge=1, description="validations without a gain before it stops early"
     )
     keep: Literal["last", "best"] = "last"
-    checkpoint_every: int = Field(default=100, ge=1, description="steps")
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="steps, beside the seconds; none: by time alone"
+    )
+    checkpoint_every_seconds: float = Field(
+        default=60.0, ge=0, allow_inf_nan=False, description="that a kill loses at most"
+    )
     log_every: int = Field(default=10, ge=1, description="steps between points of the loss curve")
     trackers: tuple[str, ...] = Field(
         default=(), description="accelerate's names: tensorboard, mlflow, wandb"
