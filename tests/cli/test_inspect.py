@@ -116,7 +116,15 @@ def test_checkpoints_are_compared_with_their_base(run: Run, tmp_path: Path) -> N
 
 def test_parts_of_one_name_are_told_apart(run: Run, tmp_path: Path) -> None:
     parts = [save_part(tmp_path / run_ / "adapter", k) for k, run_ in enumerate(("one", "two"))]
-    assert json.loads(run(*parts, "--json"))["labels"] == ["one/adapter", "two/adapter"]
+    labels = json.loads(run(*parts, "--json"))["labels"]
+    assert labels == ["adapter (one/adapter)", "adapter (two/adapter)"]
+    for part, domains in zip(parts, ('["gifts", "lab"]', "[]"), strict=True):
+        text = (part / "weft.json").read_text()
+        (part / "weft.json").write_text(text.replace('["adapter"]', domains, 1))
+        manifest = json.loads((part / "weft.json").read_text())
+        (part / "weft.json").write_text(json.dumps(manifest | {"domains": json.loads(domains)}))
+    # Domains say what a part is; a folder's name only where there are none.
+    assert json.loads(run(*parts, "--json"))["labels"] == ["gifts+lab", "adapter"]
 
 
 def test_what_cannot_be_inspected_is_one_sentence(run: Run, tmp_path: Path) -> None:

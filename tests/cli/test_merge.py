@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from weft.adapters import Adapter, Factors, load_adapter, save_adapter
-from weft.cli.main import app
+from weft.cli.main import app, main
 from weft.cli.merge_arguments import split_options
-from weft.errors import WeftError
+from weft.errors import WeftError, WeftNotice
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,10 @@ def close(found: dict[str, Tensor], expected: Callable[[str], Tensor]) -> None:
 
 def test_weights_one_after_another(weft: Say) -> None:
     said = weft("merge m0 m1 m2 --weights 0.5 -0.3 2e-1 -o out")
-    assert said.startswith("merged 3 checkpoints into out: ") and said.endswith(" s\n")
+    note, first, second = said.splitlines()
+    assert note.startswith("note: the weights sum to 0.4, so every tensor is 0.4 times a mean")
+    assert first.startswith("merged 3 checkpoints into out: ") and first.endswith(" s")
+    assert second == "  weights m0 .5, m1 -.3, m2 .2"
     parts = [tensors(f"m{k}") for k in range(3)]
     close(
         tensors("out"),
@@ -97,9 +100,9 @@ def test_a_real_process_with_a_base_and_options_of_the_method(weft: Say, tmp_pat
     command = [sys.executable, "-m", "weft.cli.main", *text.split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stderr == "" and len(done.stdout.splitlines()) == 1
-    )  # no bar where it is no terminal
+    # No bar where it is no terminal; one line for what can't be compared.
+    assert done.stderr.startswith("note: none of m0, m1 and base has a tokenizer file: ")
+    assert len(done.stderr.splitlines()) == 1 and len(done.stdout.splitlines()) == 2
     base, *parts = (tensors(f"m{k}") for k in (3, 0, 1))
 
     def expected(name: str) -> Tensor:
@@ -179,8 +182,8 @@ def test_a_mergekit_file_runs_unchanged(weft: Say) -> None:
             - value: 1
         dtype: float32
     """)
-    said = weft("merge m.yaml -o out")
-    assert "note: 'int8_mask' has no effect" in said
+    with pytest.warns(WeftNotice, match="'int8_mask' has no effect"):
+        said = weft("merge m.yaml -o out")
     assert "note: filter 'no_such' fits no tensor" in said
     one, other = tensors("m0"), tensors("m1")
     close(tensors("out"), lambda n: (one[n].double() + other[n].double()) / 2)
@@ -192,6 +195,59 @@ def test_adapters_as_before(weft: Say) -> None:
     deltas = [load_adapter(Path(f"p{k}")).factors["layers.0.query"].delta() for k in range(2)]
     merged = load_adapter(Path("out")).factors["layers.0.query"].delta()
     torch.testing.assert_close(merged, 0.5 * deltas[0] + 0.5 * deltas[1])
+
+
+def wide_part(seed: int) -> Adapter:
+    random = torch.Generator().manual_seed(seed)
+    factors = {
+        f"layers.{n}.query": Factors(
+            torch.randn(2, 24, generator=random), torch.randn(20, 2, generator=random), 1.0
+        )
+        for n in range(2)
+    }
+    return Adapter(factors, {"backbone": {"name": "tiny", "fingerprint": "f" * 64}})
+
+
+def test_ranks_losses_and_weights_are_said(weft: Say, models: Path) -> None:
+    for seed in range(2):
+        save_adapter(wide_part(seed), Path(f"w{seed}"))
+    found = CliRunner().invoke(app, ["merge", "w0", "w1", "--method", "ties", "-o", "full"])
+    lines = found.stdout.splitlines()
+    assert lines[1] == "  weights 1 each (the method's default)"
+    assert lines[2].startswith(
+        "  rank 20 in 2 modules; the parts have up to 2; nothing was cut off"
+    )
+    assert "--rank cuts it down" in lines[2] and found.stderr == ""
+
+    found = CliRunner().invoke(
+        app, ["merge", "w0", "w1", "--method", "ties", "--rank", "2", "-o", "cut"]
+    )
+    full, cut = (load_adapter(Path(name)) for name in ("full", "cut"))
+    deltas = [full.factors[name].delta() for name in full.factors]
+    apart = [full.factors[name].delta() - cut.factors[name].delta() for name in full.factors]
+    lost = float(torch.cat(apart).norm() / torch.cat(deltas).norm())
+    kept = float(torch.cat([f.delta() for f in cut.factors.values()]).norm()
+                 / torch.cat(deltas).norm())  # fmt: skip
+    each = [float(a.norm() / d.norm()) for a, d in zip(apart, deltas, strict=True)]
+    worst = each.index(max(each))
+    told = json.loads(Path("cut/weft.json").read_text())["merge"]["truncation"]
+    assert (told["lost"], told["kept"]) == (
+        pytest.approx(lost, rel=5e-3), pytest.approx(kept, rel=5e-3))  # fmt: skip
+    assert told["worst"]["module"] == f"layers.{worst}.query"
+    assert told["worst"]["lost"] == pytest.approx(max(each), rel=5e-3)
+    assert lost > 0.05
+    assert (
+        f"rank 2 in 2 modules; the parts have up to 2; {kept:.0%} of the norm kept" in found.stdout
+    )
+    assert found.stderr.startswith(f"warning: rank 2 can't hold what 'ties' gives: {lost:.0%} of ")
+
+    found = CliRunner().invoke(
+        app, ["merge", "w0", "w1", "--weights", "0.5", "0.25", "--rank", "4", "-o", "sum"]
+    )
+    assert "  weights w0 .5, w1 .25\n" in found.stdout and found.stderr == ""
+    assert "100% of the norm kept, 0% cut off" in found.stdout
+    said = CliRunner().invoke(app, ["merge", "m0", "m1", "-o", "both"]).stdout
+    assert said.endswith("  weights .5 each (the method's default)\n")
 
 
 def test_a_merged_recommender_stays_one(weft: Say) -> None:
@@ -225,7 +281,6 @@ def test_a_merged_recommender_stays_one(weft: Say) -> None:
         ("m0 m1 --memory 1KB -o out", "memory: this merge needs at least"),
         ("m0 m1 -o m3", "m3 exists already"),
         ("m0 m1 --rank 2 -o out", "rank is for adapters"),
-        ("p0 p1 --dtype float16 -o out", "dtype is for checkpoints"),
         ("no.yaml -o out", "no.yaml does not exist"),
         ("m0 m1 --method ties --base m3 --density -o out", "--density needs a value"),
         ("m0 m1 --method ties --base m3 -o out --density", "--density needs a value"),
@@ -269,3 +324,43 @@ def test_methods_are_listed_and_told_in_full(weft: Say) -> None:
     assert [one["name"] for one in said] == list(METHODS)
     assert json.loads(weft("methods ties --json"))["needs_base"] is True
     assert "there is no method 'tise'" in weft("methods tise", code=2)
+
+
+def test_a_vocabulary_is_chosen_and_notes_go_to_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, added in {"a": ("<x>", "<y>"), "b": ("<y>", "<x>")}.items():
+        Path(name).mkdir()
+        weights = {"model.embed_tokens.weight": torch.arange(8.0).view(4, 2)}
+        save_file(weights, Path(name, "model.safetensors"))
+        entries = [
+            {"id": 2 + k, "content": token, "special": True} for k, token in enumerate(added)
+        ]
+        values = {"added_tokens": entries, "model": {"vocab": {"u": 0, "v": 1}}}
+        Path(name, "tokenizer.json").write_text(json.dumps(values))
+    Path("a", "own.py").write_text("")
+
+    def run(text: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["weft", *text.split()])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    code, out, err = run("merge a b -o out")
+    assert (code, out) == (2, "") and err.startswith("weft: the tokenizers of a and b differ: ")
+    code, out, err = run("inspect a b --base a --json")
+    assert code == 0 and json.loads(out) and "note: the tokenizers of a and b differ" in err
+    code, out, err = run("merge a b --weights 0.5 0.5 --tokenizer base -o out")
+    assert code == 0 and out.startswith("merged 2 checkpoints into out")
+    assert err.splitlines() == ["note: not copied from a: own.py (code is never copied)"]
+    merged = load_file("out/model.safetensors")["model.embed_tokens.weight"]
+    assert merged.tolist() == [[0, 1], [2, 3], [5, 6], [5, 6]]  # rows 2 and 3 change places in b
+    code, out, _ = run("merge a b --tokenizer union --dry-run")
+    assert code == 0 and yaml.safe_load(out)["tokenizer"] == "union"
+    code, _, err = run("merge out/weft.json --tokenizer base -o again")
+    assert code == 2 and "write tokenizer there" in err

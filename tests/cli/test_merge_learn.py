@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from learning_made import READING, adapter_of, catalogue, moved
 from tiny import THINGS
 from typer.testing import CliRunner
 
-from weft.adapters import save_adapter
+from weft.adapters import Adapter, Factors, save_adapter
 from weft.artifacts.atomic import read_json, write_json
+from weft.backbones.load import fingerprint_of
 from weft.cli.main import app
 from weft.data.catalogue import save_catalogue
 from weft.errors import WeftError
@@ -74,7 +76,7 @@ def test_checkpoints_and_catalogues_are_enough(place: Path) -> None:
     argv = ["recommend", "--model", str(place / "out"), "--items", files(place)[0], "--json"]
     found = RUN.invoke(app, [*argv, "--history", f"mug red {THINGS[0]}", "-k", "3"])
     assert found.exit_code == 0, found.output
-    assert len(json.loads(found.stdout)) == 3
+    assert len(json.loads(found.stdout)["items"]) == 3
     replayed = RUN.invoke(
         app, ["merge", str(place / "out" / "weft.json"), "-o", str(place / "again")]
     )
@@ -117,6 +119,88 @@ def test_recommenders_of_adapters_bring_their_catalogues(tiny_bert: Path, place:
     save_adapter(adapter_of(tiny_bert, 3), place / "bare")
     outcome = RUN.invoke(app, [*argv[:2], str(place / "bare"), *argv[3:], "-o", str(place / "x")])
     assert "--learn needs --catalogues" in refusal(outcome)
+
+
+def part(seed: int, shapes: dict[str, tuple[int, int]]) -> Adapter:
+    random = torch.Generator().manual_seed(seed)
+    factors = {
+        name: Factors(torch.randn(2, inside, generator=random), torch.ones(out, 2), 1.0)
+        for name, (out, inside) in shapes.items()
+    }
+    return Adapter(factors, {"backbone": {"name": "tiny", "fingerprint": "f" * 64}})
+
+
+def as_peft_wrote_it(folder: Path, name: str) -> Path:
+    """Without weft's manifest: the backbone is known by a name alone."""
+    (folder / "weft.json").unlink()
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": name})
+    return folder
+
+
+def test_the_base_names_the_backbone_of_adapters_that_peft_wrote(
+    tiny_bert: Path, place: Path
+) -> None:
+    folders = []
+    for seed in (1, 2):
+        save_adapter(adapter_of(tiny_bert, seed, scale=0.2), place / f"peft{seed}")
+        folders.append(as_peft_wrote_it(place / f"peft{seed}", "someone/tiny"))
+    argv = ["merge", *map(str, folders), "--learn", str(place / "learn.yaml")]
+    argv += ["--catalogues", *files(place), "-o", str(place / "out")]
+    assert refusal(RUN.invoke(app, argv)) == (
+        "--learn needs --base: the backbone that the adapters were trained on"
+    )
+    outcome = RUN.invoke(app, [*argv, "--base", str(tiny_bert)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "learned weights: " in outcome.stderr
+    said = read_json(place / "out" / "weft.json")
+    backbone = {"name": str(tiny_bert.resolve()), "fingerprint": fingerprint_of(tiny_bert)}
+    assert {key: said["backbone"][key] for key in backbone} == backbone
+    # Without learning, the base does the same; and other weights are told from these.
+    argv = ["merge", *map(str, folders), "--base", str(tiny_bert), "-o", str(place / "plain")]
+    assert RUN.invoke(app, argv).exit_code == 0
+    assert read_json(place / "plain" / "weft.json")["backbone"] == said["backbone"]
+    save_adapter(adapter_of(tiny_bert, 3), place / "own")
+    other = moved(tiny_bert, place / "moved", 9)
+    save_adapter(adapter_of(tiny_bert, 4), place / "second")
+    argv = ["merge", str(place / "second"), str(place / "own"), "--base", str(other)]
+    assert "the adapter belongs to backbone" in refusal(
+        RUN.invoke(app, [*argv, "-o", str(place / "x")])
+    )
+
+
+def test_one_backbone_is_stated_for_learning_too(tiny_bert: Path, place: Path) -> None:
+    folders = []
+    for seed in (1, 2):
+        save_adapter(adapter_of(tiny_bert, seed, scale=0.2), place / f"peft{seed}")
+        folders.append(as_peft_wrote_it(place / f"peft{seed}", f"someone/tiny-{seed}"))
+    argv = ["merge", *map(str, folders), "--learn", str(place / "learn.yaml")]
+    argv += ["--catalogues", *files(place), "-o", str(place / "out")]
+    assert "name it (--backbone)" in refusal(RUN.invoke(app, [*argv, "--base", str(tiny_bert)]))
+    outcome = RUN.invoke(app, [*argv, "--backbone", str(tiny_bert)])
+    assert outcome.exit_code == 0, outcome.output
+    said = read_json(place / "out" / "weft.json")
+    assert said["backbone"]["fingerprint"] == fingerprint_of(tiny_bert)
+    assert said["merge"]["recipe"]["backbone"] == str(tiny_bert)
+    argv[-1] = str(place / "again")
+    union = RUN.invoke(app, [*argv, "--backbone", str(tiny_bert), "--tokenizer", "union"])
+    assert "--learn takes no --tokenizer but rows" in refusal(union)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"encoder.layer.0.attention.self.query": (32, 16)}, "'encoder.layer.0.attention.self.query' of a is [32, 16], and [32, 32] in the backbone"),
+        ({"encoder.layer.9.attention.self.query": (32, 32)}, "but the backbone"),
+    ],
+)  # fmt: skip
+def test_a_base_that_the_adapters_do_not_fit_is_refused(
+    tiny_bert: Path, tmp_path: Path, shape: dict[str, tuple[int, int]], words: str
+) -> None:
+    save_adapter(part(1, shapes=shape), tmp_path / "a")
+    as_peft_wrote_it(tmp_path / "a", "someone/tiny")
+    argv = ["merge", str(tmp_path / "a"), "--base", str(tiny_bert), "-o", str(tmp_path / "out")]
+    assert words in refusal(RUN.invoke(app, argv))
 
 
 @pytest.mark.parametrize(
