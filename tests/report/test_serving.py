@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from io import StringIO
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_the_choice_is_a_file_for_the_run_and_one_for_each_target(tmp_path: Path
 LEAKS = (
     "Leakage: 99.2 % of the test targets lie before the last training interaction of another user "
     "(over 99.9 % over the 4 domains trained on), so models may have learned from what came later; "
-    "`split: global_time` measures without that. 5.0 % of the targets are items that training "
+    "'split: global_time' measures without that. 5.0 % of the targets are items that training "
     "never saw."
 )
 CLEAN = (
@@ -185,7 +186,7 @@ def test_what_training_could_know_is_said(values: tuple[Any, ...], words: str) -
     domain = made({"target-only": 3, "weaverec": 3}).model_copy(update={"facts": facts})
     assert facts_line(domain) == words
     for page in shown(report(domain)).values():
-        assert words in page
+        assert words in html.unescape(page)
 
 
 def test_shares_that_are_not_all_or_nothing_are_not_rounded_to_it() -> None:

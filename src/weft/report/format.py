@@ -103,7 +103,7 @@ def facts_line(domain: DomainReport) -> str:
                 f" ({share(facts.earlier_anywhere)} over the {facts.domains} domains trained on)"
             )
         first += (
-            ", so models may have learned from what came later; `split: global_time` measures "
+            ", so models may have learned from what came later; 'split: global_time' measures "
             "without that."
         )
     cold = []
@@ -154,7 +154,7 @@ def data_line(report: RunReport) -> str:
     if not report.data:
         return ""
     hashes = ", ".join(f"{name} {value}" for name, value in report.data.items())
-    return f"The data: {hashes}. `weft data inspect FOLDER` prints the hash of a domain's folder."
+    return f"The data: {hashes}. 'weft data inspect FOLDER' prints the hash of a domain's folder."
 
 
 def contrast_label(one: Contrast) -> str:
