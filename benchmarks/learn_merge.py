@@ -63,7 +63,7 @@ def catalogues(items: int) -> list[Any]:
 def reading() -> Any:
     from weft.recommenders.bi_encoder import BiEncoderSettings
 
-    return BiEncoderSettings(history_tokens=96)
+    return BiEncoderSettings(history_items=10, history_tokens=96)
 
 
 def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def stepper(variant: str) -> Callable[[int], tuple[int, float]]:
     from weft.data.splits import leave_one_out
     from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 
-    settings = BiEncoderSettings(history_tokens=64)
+    settings = BiEncoderSettings(history_items=10, history_tokens=64)
     domain = mall(SEED)["home"]
     train = leave_one_out(domain).train
     train = train.take(np.flatnonzero(train.end >= 4))
@@ -100,8 +100,8 @@ def stepper(variant: str) -> Callable[[int], tuple[int, float]]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        histories = recommender._assemble_histories(tokens, batch.histories())
-        items = recommender._assemble_items(tokens, batch.targets)
+        histories = recommender.assemble_histories(tokens, batch.histories())
+        items = recommender.assemble_items(tokens, batch.targets)
         return len(histories.ids) + len(items.ids), float(loss.detach())
 
     return step
