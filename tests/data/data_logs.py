@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from weft.data.domain import Catalogue, Domain, Sequences
+from weft.data.ingest import read_domain
+from weft.data.source import Source, checked
+from weft.errors import WeftError
 
 Row = tuple[str, str, int]
 DAY = 86_400
@@ -75,3 +79,16 @@ def random_rows(seed: int, n: int, users: int, items: int, span: int = 40) -> li
             strict=True,
         )
     ]  # fmt: skip
+
+
+def notes(path: Path, **options: Any) -> tuple[str, ...]:
+    """What ingest says of a log."""
+    return read_domain(checked(Source, {"interactions": path, **options}))[2].notes
+
+
+def refused(path: Path, **options: Any) -> str:
+    """The one sentence with which ingest refuses a log, without its folder."""
+    with pytest.raises(WeftError) as caught:
+        read_domain(checked(Source, {"interactions": path, **options}))
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{path.parent}/", "")

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from data_logs import T0, as_dict
+from data_logs import T0, as_dict, notes, refused
 from typer.testing import CliRunner
 
 from weft.cli.data import app
@@ -17,24 +17,12 @@ from weft.cli.data_ingest import ingest as command
 from weft.data.filters import Filters
 from weft.data.ingest import read_domain
 from weft.data.source import Source, checked
-from weft.errors import WeftError
 
 EXPECTED = {"u": [("a", T0), ("b", T0 + 1)]}
 
 
 def read(path: Path, **options: Any) -> Any:
     return read_domain(checked(Source, {"interactions": path, **options}))[0]
-
-
-def notes(path: Path, **options: Any) -> tuple[str, ...]:
-    return read_domain(checked(Source, {"interactions": path, **options}))[2].notes
-
-
-def refused(path: Path, **options: Any) -> str:
-    with pytest.raises(WeftError) as caught:
-        read(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{path.parent}/", "")
 
 
 def log(path: Path, mark: str = ",", title: str = "Title", encoding: str = "utf-8") -> Path:

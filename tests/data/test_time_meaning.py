@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from data_logs import T0, as_dict, write_pair
+from data_logs import T0, as_dict, notes, refused, write_pair
 
 from weft.data.folder import load_domain, save_domain
 from weft.data.ingest import read_domain
@@ -32,17 +32,6 @@ def read(path: Path, **options: Any) -> list[int]:
     """The times in row order (each row is a user of its own)."""
     domain = read_domain(checked(Source, {"interactions": path, **options}))[0]
     return domain.sequences.time.tolist()
-
-
-def notes(path: Path, **options: Any) -> tuple[str, ...]:
-    return read_domain(checked(Source, {"interactions": path, **options}))[2].notes
-
-
-def refused(path: Path, **options: Any) -> str:
-    with pytest.raises(WeftError) as caught:
-        read(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(f"{path.parent}/", "")
 
 
 CALENDAR = [

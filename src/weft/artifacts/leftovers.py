@@ -1,6 +1,6 @@
 """The temporary siblings of what is being written: whose they are, and what killed processes left.
 
-A temporary `.NAME.XXXXXXXX.part` is locked (flock) by the process that writes it, so one whose
+A temporary `.NAME.k3v9x_0a.part` is locked (flock) by the process that writes it, so one whose
 lock is free belongs to nobody and is removed by the next process that writes NAME.
 """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weft.cli.merge_arguments import Backbone
 from weft.cli.out import console as safe_console
 from weft.cli.out import echo, echo_json
 from weft.safe_text import line, spaced, yaml_text
@@ -27,13 +28,7 @@ def inspect(
     base: Annotated[
         Path | None, typer.Option(help="The checkpoint that checkpoints were trained from.")
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Adapters that name their backbone differently: the model that all belong to.",
-        ),
-    ] = None,
+    backbone: Backbone = None,
     html: Annotated[
         Path | None, typer.Option(help="Write the comparison as one self-contained HTML file.")
     ] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from weft.cli.merge_arguments import KEY, method_of
+from weft.cli.merge_arguments import KEY, Backbone, method_of
 from weft.cli.out import console as safe_console
 from weft.cli.out import echo, echo_json, note, say
 from weft.safe_text import line, yaml_text
@@ -106,13 +106,7 @@ def merge(
             "vocabulary; rows says that they mean the same as they are.",
         ),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Adapters that name their backbone differently: the model that all belong to.",
-        ),
-    ] = None,
+    backbone: Backbone = None,
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Checkpoints: of a file; 5GB unless given.")
     ] = None,

@@ -68,12 +68,3 @@ def target_places(
             above[row] -= (scores[row, columns] > at[row]).sum()
             level[row] -= (scores[row, columns] == at[row]).sum()
     return TargetPlaces(above, level)
-
-
-def expected_ranks(
-    scores: NDArray[np.floating],
-    target: IntArray,
-    excluded: Sequence[IntArray] | None = None,
-) -> Values:
-    """[n] float64: the mean rank of each target over all orders of its tie; see `target_places`."""
-    return target_places(scores, target, excluded).mean_rank

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from weft.adapters import Adapter
-from weft.artifacts.hashing import short_hashes
 from weft.errors import WeftError
 from weft.merging.contrast_measure import (
     Place,
@@ -136,11 +135,13 @@ def contrast_adapters(
     them. Modules are matched across known wrappers (`weft.merging.lora.names`). Raises `WeftError`
     for adapters of different backbones and modules of different shape.
     """
+    from weft.merging.lora.backbone import check_one_backbone
     from weft.merging.lora.names import align
 
     if not parts or len(set(labels)) != len(parts) or len(labels) != len(parts):
         raise WeftError("a comparison needs one adapter or more, each with a label of its own")
-    _check_backbones(parts, labels)
+    for part, label in zip(parts, labels, strict=True):
+        check_one_backbone(labels[0], parts[0], label, part)
     aligned = align(parts, labels, union=True)
     parts = aligned.adapters
     shapes = _shapes(parts, labels)
@@ -162,17 +163,6 @@ def contrast_adapters(
     notes = (*aligned.notes, *whole)
     angles = tuple(_angles(labels, spaces))
     return Contrast(tuple(labels), True, *_grouped(names, make), angles, notes)
-
-
-def _check_backbones(parts: Sequence[Adapter], labels: Sequence[str]) -> None:
-    for part, label in zip(parts, labels, strict=True):
-        if part.fingerprint != parts[0].fingerprint:
-            one, other = (p.manifest["backbone"].get("name") for p in (parts[0], part))
-            hashes = short_hashes(parts[0].fingerprint, part.fingerprint)
-            raise WeftError(
-                f"{labels[0]} belongs to backbone {one} ({hashes[0]}), "
-                f"{label} to {other} ({hashes[1]})"
-            )
 
 
 def _shapes(parts: Sequence[Adapter], labels: Sequence[str]) -> dict[str, tuple[int, int]]:

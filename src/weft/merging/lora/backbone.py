@@ -65,6 +65,13 @@ def _stated(
     return {"name": name, "fingerprint": mark or f"name:{name}"}
 
 
+def check_one_backbone(label: str, first: Adapter, other_label: str, other: Adapter) -> None:
+    """A `WeftError` that names both backbones unless two adapters have one fingerprint."""
+    if other.fingerprint != first.fingerprint:
+        one, another = (StatedBackbone.of(a.manifest["backbone"]) for a in (first, other))
+        raise WeftError(_difference(label, one, other_label, another))
+
+
 def _difference(label: str, one: StatedBackbone, other_label: str, other: StatedBackbone) -> str:
     first, second = in_words(one, other)
     twin = twin_of(one, other)

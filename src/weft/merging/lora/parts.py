@@ -13,8 +13,8 @@ from torch import Tensor
 
 from weft.adapters import Adapter, Factors, FactorShape, PeftHeader
 from weft.adapters.header import merge_headers
-from weft.artifacts.hashing import short_hashes
 from weft.errors import WeftError
+from weft.merging.lora.backbone import check_one_backbone
 from weft.merging.lora.names import align
 from weft.merging.lora.rows import weight_of
 from weft.merging.lora.sources import DeltaSource, FactorSource, split
@@ -180,7 +180,8 @@ def gather(
         raise WeftError(f"method '{method.name}' is for checkpoints, not for adapters")
     method.check(len(adapters))
     for label, part in zip(names[1:], adapters[1:], strict=True):
-        _check_backbones(names[0], adapters[0], label, part)
+        check_one_backbone(names[0], adapters[0], label, part)
+        _check_recommenders(names[0], adapters[0], label, part)
     aligned = align(adapters, names, union=union)
     parts = Parts(dict(zip(names, aligned.adapters, strict=True)), notes=aligned.notes)
     _check_alike(parts, space)
@@ -197,16 +198,6 @@ def _checked(given: Sequence[float] | Weigh, name: str, count: int) -> list[floa
     if not all(math.isfinite(weight) for weight in found):
         raise WeftError(f"the merge weights{where} must be finite numbers, not {found}")
     return found
-
-
-def _check_backbones(label: str, first: Adapter, other: str, part: Adapter) -> None:
-    if part.fingerprint != first.fingerprint:
-        one, another = short_hashes(first.fingerprint, part.fingerprint)
-        raise WeftError(
-            f"{label} belongs to backbone {first.manifest['backbone']['name']} ({one}), "
-            f"{other} to {part.manifest['backbone']['name']} ({another})"
-        )
-    _check_recommenders(label, first, other, part)
 
 
 def _check_alike(parts: Parts, space: Space) -> None:
