@@ -70,8 +70,8 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
     """Seconds of both kinds of step, alternately, and their ratio."""
     import torch
 
-    from weft.merging.learning.collaborative import CollaborativeSettings, Learner
-    from weft.merging.learning.sources import Sources
+    from weft.learning.collaborative import CollaborativeSettings, Learner
+    from weft.learning.sources import Sources
     from weft.merging.merge import plan_merge
     from weft.recommenders.kinds import make_recommender
 
@@ -123,7 +123,7 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
 
 def whole(parts: list[Path], base: Path, items: int) -> dict[str, Any]:
     """Minutes of the whole learning, 500 steps of 16."""
-    from weft.merging.learning.sources import learn_collaborative
+    from weft.learning.sources import learn_collaborative
 
     started = time.perf_counter()
     found = learn_collaborative(parts, catalogues(items), reading(), base=str(base))
@@ -143,8 +143,8 @@ def large(folder: Path, models: int) -> None:
 
     from weft.backbones import find_backbone
     from weft.backbones.files import copy_files
-    from weft.merging.learning.collaborative import CollaborativeSettings
-    from weft.merging.learning.sources import learn_collaborative
+    from weft.learning.collaborative import CollaborativeSettings
+    from weft.learning.sources import learn_collaborative
 
     if not (folder / "base").is_dir():
         torch.manual_seed(0)

@@ -21,7 +21,7 @@ from weft.errors import WeftError
 from weft.merging.merge import merge
 from weft.merging.recipe import load_merge_recipe
 from weft.names import check_name
-from weft.systems.known import load_recipe
+from weft.systems.registry import load_recipe
 
 BAD = ["", " ", "a\nb", "a\rb", "a\x1b[2Jb", "a\x00", "a\u2028b", "\u202eabc", "a ", "x" * 201]
 

@@ -18,11 +18,11 @@ _HOMES = {
     "load_adapter": "weft.adapters",
     "merge": "weft.merging.merge",
     "merge_adapters": "weft.merging",
-    "fold": "weft.merging.fold",
+    "fold": "weft.merging.folding.fold",
     "weights": "weft.merging.algebra",
     "evaluate": "weft.evaluation.evaluate",
     "compare": "weft.evaluation.compare",
-    "run": "weft.systems.run",
+    "run": "weft.systems.runner",
     "WeftError": "weft.errors",
 }
 

@@ -21,7 +21,7 @@ from weft.artifacts.yaml_documents import parse_yaml, read_yaml
 from weft.backbones import load_backbone
 from weft.errors import WeftError
 from weft.merging.recipe import load_merge_recipe
-from weft.systems.known import load_recipe
+from weft.systems.registry import load_recipe
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.text()

@@ -13,7 +13,7 @@ import pytest
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.inventory import take_inventory
-from weft.artifacts.stages import Stage, Task, discard_damaged, execute, missing, prepare
+from weft.stages.stage import Stage, Task, discard_damaged, execute, missing, prepare
 
 
 def write(task: Task) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from weft.artifacts.atomic import read_json
-from weft.artifacts.stages import Stage, Task, locked, missing, version
-from weft.artifacts.workers import run_stages
 from weft.errors import WeftError
+from weft.stages.processes import run_stages
+from weft.stages.stage import Stage, Task, locked, missing, version
 
 
 def write(task: Task) -> None:

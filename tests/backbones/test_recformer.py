@@ -198,8 +198,8 @@ def test_merging_weights_are_learned_and_replayed_as_of_any_encoder(
 ) -> None:
     from learning_made import moved
 
-    from weft.merging.learning.collaborative import CollaborativeSettings
-    from weft.merging.learning.sources import learn_collaborative, open_sources
+    from weft.learning.collaborative import CollaborativeSettings
+    from weft.learning.sources import learn_collaborative, open_sources
     from weft.merging.merge import merge
 
     parts = [moved(folder, tmp_path / f"part{seed}", seed) for seed in (1, 2)]

@@ -147,7 +147,7 @@ def test_a_recipe_or_folder_that_is_not_there_is_named(tmp_path: Path, refuse: S
 
 
 def test_the_committed_recipes_are_valid() -> None:
-    from weft.systems.known import load_recipe
+    from weft.systems.registry import load_recipe
 
     recipes = [*REPOSITORY.glob("recipes/*.yaml"), *REPOSITORY.glob("src/weft/recipes/*.yaml")]
     assert len(recipes) >= 3

@@ -22,11 +22,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from weft.artifacts.stages import Stage, Task
 from weft.cli.main import app
 from weft.cli.stage_progress import StageProgress, Tracker
 from weft.cli.stopping import Stopped, stopping_signals
-from weft.systems.outlook import Outlook
+from weft.stages.stage import Stage, Task
+from weft.systems.estimate import Outlook
 from weft.systems.pace import PRIOR, Pace, Rates, makespan
 from weft.systems.work import Census
 

@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 
 import weft.cli.main
 from weft.adapters import Adapter, Factors, save_adapter
-from weft.artifacts.stages import Stage
 from weft.cli import compare, data_tables, inspect, models, out
 from weft.cli.main import app, main
 from weft.cli.stage_progress import StageProgress
@@ -33,8 +32,8 @@ from weft.data.folder import save_domain
 from weft.data.inspect import inspect_domain
 from weft.data.splits import leave_one_out
 from weft.errors import WeftError
-from weft.merging.contrast import contrast_checkpoints
-from weft.merging.source import Memory
+from weft.merging.comparing.comparison import contrast_checkpoints
+from weft.merging.engine.source import Memory
 from weft.recommenders.asking import Answer, Suggestion
 from weft.recommenders.chosen import Chosen
 from weft.recommenders.floors import save_popularity
@@ -43,6 +42,7 @@ from weft.recommenders.matching import Match
 from weft.report.console import SafeConsole
 from weft.report.model import RunReport, Table, UserCase
 from weft.report.terminal import render_terminal
+from weft.stages.stage import Stage
 
 HOSTILE = "[bold]x[/] [link=http://a]:smile: \x1b[2J\x1b]0;own\x07\x9b2J \u202egpj\u202c|`<b>\r\x7f"
 NAME = HOSTILE.replace("/", "_")  # of a file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from weft.merging.mergekit import translate
+from weft.merging.mergekit.recipe import translate
 from weft.merging.methods import make_method
 from weft.merging.recipe import MergeRecipe
 from weft.merging.weights import resolve_weights

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.merging import engine
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import Merge, merge_in_memory
+from weft.merging.engine.stream import stream as engine
 from weft.merging.methods import make_method
-from weft.merging.source import Memory
 
 Array = NDArray[np.float64]
 Model = dict[str, torch.Tensor]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from weft.adapters import Adapter, LoraSettings, attach, fold, from_attached
 from weft.errors import WeftError
+from weft.learning.adamerging import entropy_of_logits, learn_weights
 from weft.merging import merge_adapters
-from weft.merging.adamerging import entropy_of_logits, learn_weights
 from weft.training.checkpoint import FILE
 
 BACKBONE = {"backbone": {"name": "tiny", "fingerprint": "f" * 64}}

@@ -18,11 +18,11 @@ from torch import Tensor
 from weft.adapters import Adapter, Factors, save_adapter
 from weft.errors import WeftError
 from weft.merging.algebra import Expression, mean, weights
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import Merge, merge_in_memory
 from weft.merging.merge import merge, plan_recipe, run_merge
 from weft.merging.methods import make_method
 from weft.merging.recipe import load_merge_recipe
-from weft.merging.source import Memory
 
 SHAPES = {
     "embed.weight": (7, 5),

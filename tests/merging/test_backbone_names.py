@@ -16,7 +16,7 @@ from weft.artifacts.hashing import short_hashes
 from weft.backbones.load import find_backbone, fingerprint_of
 from weft.backbones.names import plain_name
 from weft.errors import WeftError, WeftNotice
-from weft.merging.inspect import contrast
+from weft.merging.comparing.inspect import contrast
 from weft.merging.merge import merge, plan_recipe, run_merge
 from weft.merging.recipe import load_merge_recipe
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from weft.artifacts.tensors import DTYPES
 from weft.errors import WeftError
 from weft.merging.checkpoint import open_checkpoint
+from weft.merging.engine.source import Memory
 from weft.merging.folder import merge_checkpoints
 from weft.merging.methods import make_method
-from weft.merging.source import Memory
 
 CASES = 2000
 WEIGHTS = (0.25, 0.5)

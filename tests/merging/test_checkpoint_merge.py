@@ -19,10 +19,10 @@ from torch import Tensor
 
 from weft.errors import WeftError
 from weft.merging.checkpoint import open_checkpoint
-from weft.merging.engine import BLOCK, Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import BLOCK, Merge, merge_in_memory
 from weft.merging.folder import Progress, merge_checkpoints
 from weft.merging.methods import make_method
-from weft.merging.source import Memory
 
 Tensors = dict[str, Tensor]
 WEIGHTS = [0.5, 0.2, 0.3]

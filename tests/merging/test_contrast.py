@@ -15,10 +15,11 @@ from scipy.linalg import subspace_angles
 
 from weft.adapters import Adapter, Factors
 from weft.errors import WeftError
-from weft.merging import contrast, contrast_measure
-from weft.merging.contrast import Contrast, contrast_adapters, contrast_checkpoints
-from weft.merging.contrast_hints import hints
-from weft.merging.source import Memory
+from weft.merging.comparing import comparison as contrast
+from weft.merging.comparing import measures as contrast_measure
+from weft.merging.comparing.comparison import Contrast, contrast_adapters, contrast_checkpoints
+from weft.merging.comparing.hints import hints
+from weft.merging.engine.source import Memory
 
 IN, OUT = 12, 9
 SHAPES = {

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny import save_tokenizer
 
 from weft.errors import WeftError
-from weft.merging.fold import fold
-from weft.merging.fold_config import take_tokenizer
+from weft.merging.folding.config import take_tokenizer
+from weft.merging.folding.fold import fold
 
 CAUSAL = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "o_proj"]}
 GPT2 = {"task_type": "CAUSAL_LM", "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from weft.adapters import Adapter
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
+from weft.learning.collaborative import CollaborativeSettings, Learner, Taught
+from weft.learning.groups import make_groups
+from weft.learning.objectives import Distillation, Logits, Recommendation
+from weft.learning.probes import ProbeSettings, make_probes
+from weft.learning.sources import Collaborated, Sources, learn_collaborative
 from weft.merging import merge_adapters
-from weft.merging.learning.collaborative import CollaborativeSettings, Learner, Taught
-from weft.merging.learning.groups import make_groups
-from weft.merging.learning.objectives import Distillation, Logits, Recommendation
-from weft.merging.learning.probes import ProbeSettings, make_probes
-from weft.merging.learning.sources import Collaborated, Sources, learn_collaborative
 from weft.merging.merge import merge, plan_merge, plan_recipe, run_merge
 from weft.merging.recipe import load_merge_recipe
 from weft.merging.weights import Weights, resolve_weights
@@ -345,8 +345,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from learning_made import READING, catalogue
-from weft.merging.learning.collaborative import CollaborativeSettings
-from weft.merging.learning.sources import learn_collaborative
+from weft.learning.collaborative import CollaborativeSettings
+from weft.learning.sources import learn_collaborative
 
 def tell(step, steps, _):
     print(step, flush=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from learning_made import READING, adapter_of, catalogue, moved
 
-from weft.merging.learning.collaborative import CollaborativeSettings
-from weft.merging.learning.sources import learn_collaborative
+from weft.learning.collaborative import CollaborativeSettings
+from weft.learning.sources import learn_collaborative
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

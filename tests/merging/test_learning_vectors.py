@@ -14,8 +14,8 @@ from torch import Tensor
 
 from weft.backbones import Backbone, load_backbone
 from weft.errors import WeftError
-from weft.merging.learning.groups import Groups, make_groups
-from weft.merging.learning.vectors import split, weighted
+from weft.learning.groups import Groups, make_groups
+from weft.learning.vectors import split, weighted
 from weft.merging.merge import merge, plan_merge
 
 IDS = torch.tensor([[2, 5, 11, 3], [2, 6, 12, 3]])

@@ -18,10 +18,10 @@ from weft.adapters import Adapter, Factors, fold, load_adapter, save_adapter
 from weft.backbones import load_backbone
 from weft.errors import WeftError
 from weft.merging import merge_adapters
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import Merge, merge_in_memory
 from weft.merging.lora.lowrank import Stack, truncate, truncate_delta
 from weft.merging.methods import Linear
-from weft.merging.source import Memory
 
 SHAPES = {"tall": (40, 12), "wide": (9, 50), "square": (24, 24)}
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from weft.adapters import Adapter, Factors
 from weft.errors import WeftError
 from weft.merging import merge_adapters
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import Merge, merge_in_memory
 from weft.merging.lora import DeltaSource, FactorSource, dense
 from weft.merging.lora.lego import k_means, lego
 from weft.merging.methods import METHODS, make_method
-from weft.merging.source import Memory
 
 SHAPES = {"tall": (40, 12), "wide": (9, 50)}
 DENSE = [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from weft.adapters import save_adapter
 from weft.errors import WeftError
 from weft.merging import merge_adapters
-from weft.merging.contrast import contrast_adapters
+from weft.merging.comparing.comparison import contrast_adapters
 from weft.merging.lora.names import bare
 from weft.merging.merge import merge
 

@@ -16,7 +16,7 @@ from weft.adapters import Adapter, fold, load_adapter, save_adapter
 from weft.backbones import load_backbone
 from weft.errors import WeftError
 from weft.merging import merge_adapters
-from weft.merging.source import Memory
+from weft.merging.engine.source import Memory
 
 NORM = "norm.weight"
 

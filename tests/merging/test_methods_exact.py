@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from method_cases import as_one, assert_close, each_apart, merged, models, on, small_blocks, taus
 
 from weft.errors import WeftError
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.source import Memory
+from weft.merging.engine.stream import Merge, merge_in_memory
 from weft.merging.methods import make_method
-from weft.merging.source import Memory
 
 SORTED = {"bias": (5,), "tall": (9, 2), "wide": (3, 7)}  # names in alphabetical order
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from method_cases import assert_close, assert_same_bits, merged, models, on, small_blocks, taus
 
 from weft.errors import WeftError
-from weft.merging.masks import COARSE, STEPS, draws
+from weft.merging.engine.masks import COARSE, STEPS, draws
 
 SUM = {"name": "task_arithmetic"}
 

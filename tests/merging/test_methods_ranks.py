@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.merging.method import Block
-from weft.merging.ranks import ranks
+from weft.merging.engine.method import Block
+from weft.merging.engine.ranks import ranks
 
 specials = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.0, -1.0, 1.0000001, 3.4e38, -3.4e38]
 number = st.one_of(

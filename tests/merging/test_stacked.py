@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weft.errors import WeftError
 from weft.merging.merge import plan_recipe, run_merge
-from weft.merging.mergekit import translate
+from weft.merging.mergekit.recipe import translate
 from weft.merging.recipe import load_merge_recipe
 
 LAYERS, WIDTH = 4, 3

@@ -17,8 +17,8 @@ from torch import Tensor
 from weft.adapters import Adapter, TokenRows, load_adapter, save_adapter
 from weft.errors import WeftError
 from weft.merging import merge_adapters
+from weft.merging.engine.source import Memory
 from weft.merging.merge import merge
-from weft.merging.source import Memory
 
 BASE = torch.arange(40.0).reshape(10, 4)
 EMBED = "model.embed_tokens"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter, save_adapter
 from weft.errors import WeftError
-from weft.merging.fold import fold
-from weft.merging.inspect import contrast, describe
+from weft.merging.comparing.inspect import contrast, describe
+from weft.merging.folding.fold import fold
 from weft.merging.merge import merge, plan_merge, plan_recipe, run_merge
 from weft.merging.recipe import load_merge_recipe
 

@@ -13,8 +13,8 @@ import torch
 from vocabulary_cases import WORDS, fast_tokenizer, model, tokens, write_model
 
 from weft.errors import WeftError
+from weft.merging.engine.source import Memory
 from weft.merging.merge import merge
-from weft.merging.source import Memory
 from weft.merging.vocabulary.tensors import vocabulary_tensors
 from weft.merging.vocabulary.tokens import first_difference, read_vocabulary
 

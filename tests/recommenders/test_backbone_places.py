@@ -13,7 +13,7 @@ from weft.backbones import load_backbone
 from weft.backbones.load import named_backbone
 from weft.data.mall import mall
 from weft.errors import WeftError
-from weft.merging.fold import fold
+from weft.merging.folding.fold import fold
 from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.recommenders.folder import load_recommender, save_recommender
 

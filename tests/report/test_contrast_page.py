@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from weft.adapters import Adapter, Factors
-from weft.merging.contrast import Contrast, contrast_adapters, contrast_checkpoints
-from weft.merging.contrast_hints import hints
-from weft.merging.source import Memory
+from weft.merging.comparing.comparison import Contrast, contrast_adapters, contrast_checkpoints
+from weft.merging.comparing.hints import hints
+from weft.merging.engine.source import Memory
 from weft.report.contrast_page import contrast_html, render_contrast
 
 HOSTILE = "</script><script>alert('x')</script> <img src=x onerror=y>\x1b[31m"

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from weft.data.source import checked
-from weft.merging.learning.collaborative import CollaborativeSettings
+from weft.learning.collaborative import CollaborativeSettings
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.listwise import ListwiseSettings
 from weft.recommenders.yes_no import YesNoSettings

@@ -9,7 +9,7 @@ from world import recipe
 from weft.data.source import checked
 from weft.report.model import RunReport
 from weft.systems.recipe import Recipe
-from weft.systems.run import run
+from weft.systems.runner import run
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from weft.data.source import checked
 from weft.errors import WeftNotice
 from weft.report.model import RunReport
 from weft.systems.plan import Plan
-from weft.systems.published import RECORD, is_whole, record_places
+from weft.systems.publishing import RECORD, is_whole, record_places
 from weft.systems.recipe import Recipe
-from weft.systems.run import run
-from weft.systems.weaverec import WeaveRec
+from weft.systems.runner import run
+from weft.systems.weaverec.algorithm import WeaveRec
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -69,7 +69,7 @@ def test_whatever_is_damaged_of_what_a_run_publishes_is_put_there_again(
     (folder / "recommenders" / "home" / ".weaverec.abcdefgh.part").mkdir()
     for damage in DAMAGES:
         damage(folder)
-    monkeypatch.setattr("weft.artifacts.workers._Pool", None)  # no stage is to be done
+    monkeypatch.setattr("weft.stages.processes._Pool", None)  # no stage is to be done
     assert run(checked(Recipe, recipe(backbone)), folder, workers=1) == finished[1]
     assert tree(folder) == whole and is_whole(folder)
     assert not list((folder / "recommenders").rglob("*.part"))

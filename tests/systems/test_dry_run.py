@@ -10,7 +10,7 @@ from world import recipe
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.systems.recipe import Recipe
-from weft.systems.run import dry_run
+from weft.systems.runner import dry_run
 
 
 def test_a_text_column_that_is_not_there_is_refused(backbone: Path, tmp_path: Path) -> None:

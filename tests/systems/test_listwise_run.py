@@ -14,7 +14,7 @@ from weft.errors import WeftError
 from weft.recommenders.folder import load_recommender
 from weft.report.model import RunReport
 from weft.systems.recipe import Recipe
-from weft.systems.run import run
+from weft.systems.runner import run
 
 SAID: dict[str, Any] = {
     "recommender": {

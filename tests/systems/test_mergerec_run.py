@@ -12,18 +12,18 @@ from typer.testing import CliRunner
 from world import recipe, write_recipe
 
 import weft
-from weft.artifacts.stages import Stage, missing, reached
 from weft.cli.main import app
 from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.model import RunReport
-from weft.systems.known import load_recipe
-from weft.systems.mergerec import FEATURED
-from weft.systems.mergerec_recipe import MergeRecRecipe
-from weft.systems.mergerec_study import MergeRecStudy
+from weft.stages.stage import Stage, missing, reached
+from weft.systems.common_stages import CHECKPOINT, MASKED, RESULT, WEIGHTS
+from weft.systems.mergerec.algorithm import FEATURED
+from weft.systems.mergerec.recipe import MergeRecRecipe
+from weft.systems.mergerec.study import MergeRecStudy
 from weft.systems.plan import Plan
-from weft.systems.run import run
-from weft.systems.steps import CHECKPOINT, MASKED, RESULT, WEIGHTS
+from weft.systems.registry import load_recipe
+from weft.systems.runner import run
 
 WEIGHT_FILE = "model.safetensors"
 
@@ -150,7 +150,7 @@ def test_weights_are_learned_with_every_interaction_deleted(finished: Path, tmp_
     before = (stage.folder(tmp_path / "run") / WEIGHTS).read_bytes()
     shutil.rmtree(stage.folder(tmp_path / "run"))
     assert [one.key for one in missing([stage], tmp_path / "run")] == [stage.key]
-    from weft.artifacts.workers import run_stages
+    from weft.stages.processes import run_stages
 
     run_stages([stage], tmp_path / "run", workers=1)
     assert (stage.folder(tmp_path / "run") / WEIGHTS).read_bytes() == before

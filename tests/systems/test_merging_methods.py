@@ -18,8 +18,8 @@ from weft.merging.methods import METHODS
 from weft.merging.weights import resolve_weights
 from weft.systems.plan import Plan
 from weft.systems.recipe import Recipe
-from weft.systems.run import measured_rows, run
-from weft.systems.weaverec import WeaveRec
+from weft.systems.runner import measured_rows, run
+from weft.systems.weaverec.algorithm import WeaveRec
 
 PAIR = [{"name": "home"}, {"name": "toys", "target": False}]
 

@@ -18,7 +18,7 @@ from weft.cli.main import app
 from weft.data.folder import save_domain
 from weft.data.mall import mall
 from weft.errors import WeftError
-from weft.systems.pretraining import load_pretrain_recipe, pretrain
+from weft.pretraining.pretrain import load_pretrain_recipe, pretrain
 
 RECIPE = {
     "catalogues": ["home", "toys"],

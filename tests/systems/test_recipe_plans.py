@@ -17,17 +17,17 @@ from world import do, recipe, write_recipe
 
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json
-from weft.artifacts.stages import reached
 from weft.cli.main import app
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.methods import METHODS
-from weft.systems.known import check_recipe, load_recipe, plan_stages
+from weft.stages.stage import reached
 from weft.systems.plan import Plan, Sketch
 from weft.systems.recipe import Recipe, Study
-from weft.systems.weave_study import WeaveStudy
-from weft.systems.weaverec import WeaveRec
+from weft.systems.registry import check_recipe, load_recipe, plan_stages
+from weft.systems.weaverec.algorithm import WeaveRec
+from weft.systems.weaverec.tables import WeaveStudy
 from weft.systems.work import Census, Work, work_of
 
 PAIR = [{"name": "home"}, {"name": "toys", "target": False}]
@@ -184,7 +184,7 @@ def test_two_linear_merges_of_x_cross_are_two_rows(backbone: Path) -> None:
 
 
 def read_study(said: dict[str, Any]) -> Study:
-    from weft.systems.known import RECIPES
+    from weft.systems.registry import RECIPES
 
     study = checked(RECIPES[said["system"]], said)
     check_recipe(study)

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from worlds import domain, result
 
 from weft.artifacts.atomic import write_json
-from weft.artifacts.stages import Stage
 from weft.evaluation.protocol import EvaluationSettings
-from weft.systems.publish import Measured
+from weft.stages.stage import Stage
+from weft.systems.measured import Measured
 from weft.systems.reporting import (
     DomainFacts,
     data_hashes,

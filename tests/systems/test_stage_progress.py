@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from world import do, recipe
 
-from weft.artifacts.stages import execute, prepare
 from weft.data.source import checked
+from weft.stages.stage import execute, prepare
+from weft.systems.common_stages import domain_in
 from weft.systems.plan import Plan
 from weft.systems.recipe import Recipe
-from weft.systems.steps import domain_in
 
 CROSS = {
     "recommender": {

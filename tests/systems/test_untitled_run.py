@@ -14,7 +14,7 @@ from weft.data.mall import mall
 from weft.data.source import Source, checked
 from weft.errors import WeftError
 from weft.systems.recipe import Recipe
-from weft.systems.run import run
+from weft.systems.runner import run
 
 
 def test_an_untitled_domain_is_named(backbone: Path, tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from world import recipe
 import weft
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json
-from weft.artifacts.stages import Stage, missing
 from weft.cli.main import app
 from weft.data.source import checked
 from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.model import RunReport
+from weft.stages.stage import Stage, missing
 from weft.systems.plan import Plan
 from weft.systems.recipe import Recipe
-from weft.systems.run import measured_rows, run
-from weft.systems.weaverec import WeaveRec
+from weft.systems.runner import measured_rows, run
+from weft.systems.weaverec.algorithm import WeaveRec
 
 
 def plan_of(backbone: Path, **changes: Any) -> Plan:
@@ -149,7 +149,7 @@ def test_the_same_run_again_does_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run must not start workers")
 
-    monkeypatch.setattr("weft.systems.run.run_stages", refuse)
+    monkeypatch.setattr("weft.systems.runner.run_stages", refuse)
     again = run(checked(Recipe, recipe(backbone)), folder, workers=2)
     assert again == report
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}

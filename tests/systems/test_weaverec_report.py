@@ -18,12 +18,12 @@ from weft.data.splits import make_split
 from weft.evaluation.result import Result
 from weft.report.markdown import render_markdown
 from weft.report.model import RunReport
+from weft.systems.common_stages import domain_in
+from weft.systems.measured import publish
 from weft.systems.plan import Plan
-from weft.systems.publish import publish
 from weft.systems.recipe import Recipe
-from weft.systems.run import build_report, measured_rows, run
-from weft.systems.steps import domain_in
-from weft.systems.weaverec import WeaveRec
+from weft.systems.runner import build_report, measured_rows, run
+from weft.systems.weaverec.algorithm import WeaveRec
 
 
 def plan_of(backbone: Path, **changes: Any) -> Plan:

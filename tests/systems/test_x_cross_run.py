@@ -13,11 +13,11 @@ from world import write_recipe
 import weft
 from weft.errors import WeftError
 from weft.report.model import RunReport
-from weft.systems.known import load_recipe
-from weft.systems.limited import least_squares
 from weft.systems.plan import Plan
-from weft.systems.run import measured_rows, run
-from weft.systems.x_cross_recipe import XCrossRecipe
+from weft.systems.registry import load_recipe
+from weft.systems.runner import measured_rows, run
+from weft.systems.x_cross.little_data import least_squares
+from weft.systems.x_cross.recipe import XCrossRecipe
 
 
 def values(backbone: Path, **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from weft.artifacts.stages import Stage, execute, missing, prepare
+from weft.stages.stage import Stage, execute, missing, prepare
 
 
 def recipe(backbone: Path, **changes: Any) -> dict[str, Any]:

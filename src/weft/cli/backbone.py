@@ -36,8 +36,8 @@ def pretrain(
 
     from weft.backbones.load import check_device
     from weft.cli.progress import steps_progress
-    from weft.systems.pretraining import load_pretrain_recipe
-    from weft.systems.pretraining import pretrain as make
+    from weft.pretraining.pretrain import load_pretrain_recipe
+    from weft.pretraining.pretrain import pretrain as make
 
     loaded = load_pretrain_recipe(recipe)
     check_device(device)

@@ -26,6 +26,6 @@ def fold(
 ) -> None:
     """Add an adapter to its backbone and write the full checkpoint, with tokenizer and
     configuration: it loads in transformers with nothing else."""
-    from weft.merging.fold import fold as write
+    from weft.merging.folding.fold import fold as write
 
     echo(f"wrote {write(adapter, out, base=base, dtype=dtype, threads=threads)}")

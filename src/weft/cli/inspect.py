@@ -17,7 +17,7 @@ from weft.safe_text import line, spaced, yaml_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from weft.merging.contrast import Contrast, Matrix
+    from weft.merging.comparing.comparison import Contrast, Matrix
 
 
 def inspect(
@@ -40,7 +40,7 @@ def inspect(
 ) -> None:
     """Say what weights are; of several, how their task vectors lie to each other."""
     from weft.artifacts.atomic import check_file
-    from weft.merging.inspect import contrast, describe
+    from weft.merging.comparing.inspect import contrast, describe
 
     if html is not None:
         check_file(html)  # before the work, not after it
@@ -58,7 +58,7 @@ def inspect(
 
         render_contrast(found, html)
     if json:
-        from weft.merging.contrast_hints import hints
+        from weft.merging.comparing.hints import hints
 
         told = found.to_json() | {"hints": hints(found)}
         echo_json(told)
@@ -113,7 +113,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 def _print(c: Contrast) -> None:
     from rich.text import Text
 
-    from weft.merging.contrast_hints import hints
+    from weft.merging.comparing.hints import hints
 
     console = safe_console()
     console.print(_parts(c))
@@ -154,7 +154,7 @@ def _pairs(c: Contrast) -> Any:
 
 
 def _measures(c: Contrast) -> dict[str, Matrix]:
-    from weft.merging.contrast import PAIR_CHANCE
+    from weft.merging.comparing.comparison import PAIR_CHANCE
 
     row = c.whole
     found = {
@@ -168,7 +168,7 @@ def _measures(c: Contrast) -> dict[str, Matrix]:
 
 def _layers(c: Contrast) -> Any:
     """Norms of every part; of the pairs the mean and the least cosine, and what conflicts."""
-    from weft.merging.contrast_hints import mean_cosine
+    from weft.merging.comparing.hints import mean_cosine
 
     several = len(c.labels) > 1
     norms = [f"‖τ‖ {k + 1}" for k in range(len(c.labels))]

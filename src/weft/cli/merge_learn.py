@@ -13,8 +13,8 @@ from weft.cli.out import console as safe_console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from weft.merging.learning.collaborative import CollaborativeSettings
-    from weft.merging.learning.sources import Collaborated
+    from weft.learning.collaborative import CollaborativeSettings
+    from weft.learning.sources import Collaborated
     from weft.merging.recipe import MergeRecipe
     from weft.recommenders.bi_encoder import BiEncoderSettings
 
@@ -34,8 +34,8 @@ def learned(
 
     from weft.data.catalogue import load_catalogue
     from weft.errors import WeftError
+    from weft.learning.sources import learn_collaborative
     from weft.merging.checkpoint import ADAPTER
-    from weft.merging.learning.sources import learn_collaborative
     from weft.merging.recipe import locate
 
     settings, seed = _asked(learn, recipe.method)
@@ -85,7 +85,7 @@ def _asked(learn: str, method: Any) -> tuple[CollaborativeSettings, int]:
     """(settings, seed); the method is the file's, or the command's."""
     from weft.data.source import checked
     from weft.errors import WeftError
-    from weft.merging.learning.collaborative import CollaborativeSettings
+    from weft.learning.collaborative import CollaborativeSettings
 
     values = _settings(learn)
     seed = values.pop("seed", 0)

@@ -31,7 +31,7 @@ def demo(
     """Weave four small generated domains, start to end, in a few minutes."""
     from importlib.resources import files
 
-    from weft.systems.known import load_recipe
+    from weft.systems.registry import load_recipe
 
     recipe = load_recipe(Path(str(files("weft") / "recipes" / "demo.yaml")))
     _run(recipe, out, None, workers, None, dry_run)
@@ -59,7 +59,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run a recipe; stages that are done already are not done again."""
-    from weft.systems.known import load_recipe
+    from weft.systems.registry import load_recipe
 
     _run(load_recipe(recipe), out or Path("runs") / recipe.stem, data, workers, device, dry_run)
 
@@ -77,8 +77,8 @@ def _run(
     from weft.cli.stage_progress import StageProgress
     from weft.cli.stopping import Stopped, stopping_signals
     from weft.report.terminal import render_terminal
-    from weft.systems.run import dry_run
-    from weft.systems.run import run as run_recipe
+    from weft.systems.runner import dry_run
+    from weft.systems.runner import run as run_recipe
 
     check_folder(out)
     if device is not None:

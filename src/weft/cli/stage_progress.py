@@ -13,10 +13,10 @@ from typing import TextIO
 from rich.live import Live
 from rich.text import Text
 
-from weft.artifacts.stages import Stage
 from weft.report.console import SafeConsole
 from weft.safe_text import line as one_line
-from weft.systems.outlook import Outlook
+from weft.stages.stage import Stage
+from weft.systems.estimate import Outlook
 from weft.systems.pace import makespan
 
 PER_SECOND = 2  # how often a terminal is written

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from weft.artifacts.stages import library_versions
 from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import Protocol
 from weft.evaluation.ranks import TargetPlaces
 from weft.evaluation.result_folder import read_result, write_result
+from weft.stages.stage import library_versions
 
 
 @cache

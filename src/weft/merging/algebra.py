@@ -26,13 +26,13 @@ from weft.adapters import Adapter, load_adapter
 from weft.errors import WeftError
 from weft.merging.alike import bring_together
 from weft.merging.checkpoint import ADAPTER, Checkpoint, open_checkpoint
-from weft.merging.engine import MemorySink, Merge, check_alike, pieces, stream
+from weft.merging.engine.source import Memory, Source, Spec
+from weft.merging.engine.stream import MemorySink, Merge, check_alike, pieces, stream
 from weft.merging.lora.sources import DeltaSource
 from weft.merging.methods import make_method
 from weft.merging.origin import checkpoint_of
 from weft.merging.placed import Renamed, Single, place_on
 from weft.merging.recipe import locate
-from weft.merging.source import Memory, Source, Spec
 
 if TYPE_CHECKING:
     from weft.merging.folder import Progress

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from weft.errors import notice
-from weft.merging.engine import pieces
-from weft.merging.method import Method
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import Source
+from weft.merging.engine.stream import pieces
 from weft.merging.origin import checkpoint_of
 from weft.merging.placed import Absent, Matched
 from weft.merging.quantised import check_plain
-from weft.merging.source import Source
 from weft.merging.vocabulary.match import match_vocabularies
 from weft.merging.vocabulary.rules import ROWS, TokenizerRules
 from weft.merging.vocabulary.tensors import is_embedding, is_head

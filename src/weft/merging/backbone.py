@@ -10,9 +10,9 @@ from weft.artifacts.hashing import hash_file
 from weft.backbones.load import fingerprint_of
 from weft.backbones.names import StatedBackbone
 from weft.errors import WeftError
+from weft.merging.engine.source import Source
 from weft.merging.lora.backbone import put_backbone
 from weft.merging.lora.names import bare
-from weft.merging.source import Source
 
 
 def lacks_fingerprint(adapter: Adapter) -> bool:

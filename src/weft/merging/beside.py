@@ -21,9 +21,9 @@ from weft.backbones.companions import (
 from weft.backbones.files import CONFIG
 from weft.errors import WeftError, notice
 from weft.merging.checkpoint import Checkpoint
+from weft.merging.engine.source import Source
 from weft.merging.origin import checkpoint_of
 from weft.merging.placed import Absent
-from weft.merging.source import Source
 from weft.merging.vocabulary.align import Aligned
 
 _ALIGNED = ("tokenizer.json", "added_tokens.json", "special_tokens_map.json")

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from weft.artifacts.atomic import read_json, write_json
-from weft.artifacts.stages import library_versions
 from weft.backbones.companions import copy_beside
 from weft.backbones.files import CONFIG, INDEX, with_dtype
 from weft.merging.checkpoint import Checkpoint
+from weft.merging.engine.source import Source
 from weft.merging.origin import checkpoint_of
 from weft.merging.output import Shard
-from weft.merging.source import Source
 from weft.merging.stacked import Stacked
 from weft.merging.vocabulary.output import OutputVocabulary
 from weft.safe_text import fenced, markdown, yaml_text
+from weft.stages.stage import library_versions
 
 MANIFEST, CARD = "weft.json", "README.md"
 

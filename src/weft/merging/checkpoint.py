@@ -27,7 +27,7 @@ from weft.artifacts.tensors import (
 from weft.backbones.companions import Companions, companions_of
 from weft.backbones.files import CONFIG, INDEX, WEIGHTS
 from weft.errors import WeftError
-from weft.merging.source import Spec
+from weft.merging.engine.source import Spec
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 

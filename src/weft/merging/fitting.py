@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from weft.errors import WeftError
-from weft.merging.engine import Merge, check_alike, measured
+from weft.merging.engine.source import Source
+from weft.merging.engine.stream import Merge, check_alike, measured
 from weft.merging.origin import checkpoint_of
 from weft.merging.placed import Absent
 from weft.merging.quantised import check_plain
-from weft.merging.source import Source
 from weft.merging.vocabulary.align import Aligned
 from weft.merging.vocabulary.tensors import is_embedding, is_head
 from weft.merging.vocabulary.tokens import has_vocabulary

@@ -30,14 +30,14 @@ from weft.merging.card import (
     write_index,
     write_story,
 )
-from weft.merging.engine import Merge, bytes_to_read, measured, pieces, stream
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import Source
+from weft.merging.engine.stream import Merge, bytes_to_read, measured, pieces, stream
 from weft.merging.fitting import check_fitting
-from weft.merging.method import Method
 from weft.merging.methods import method_options
 from weft.merging.origin import checkpoint_of, signature_of
 from weft.merging.output import FolderSink, Shard, plan_shards
 from weft.merging.placed import Absent
-from weft.merging.source import Source
 from weft.merging.vocabulary.align import Aligned
 from weft.merging.vocabulary.rules import TokenizerRules
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import Source
 from weft.merging.lora.parts import Space
-from weft.merging.method import Method
 from weft.merging.methods import method_options
 from weft.merging.part_options import PartOptions
 from weft.merging.parts import Parts
 from weft.merging.recipe import SHARD_SIZE, MeanOf, bytes_of
-from weft.merging.source import Source
 from weft.merging.stacked import Stack
 from weft.merging.vocabulary.rules import TokenizerRules
 from weft.merging.weights import Weights, weight_spec

@@ -18,11 +18,12 @@ from weft.errors import WeftError
 from weft.merging.alike import bring_together
 from weft.merging.backbone import lacks_fingerprint, state_backbone
 from weft.merging.beside import save_merged_adapter
-from weft.merging.engine import MemorySink, Merge, stream
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import Spec
+from weft.merging.engine.stream import MemorySink, Merge, stream
 from weft.merging.fitting import check_fitting
 from weft.merging.job import SHARDS, Job
 from weft.merging.lora.parts import Space
-from weft.merging.method import Method
 from weft.merging.methods import make_method
 from weft.merging.part_options import check_options, part_options
 from weft.merging.parts import Base, Part, Parts, check_listed, open_base, open_parts
@@ -33,7 +34,6 @@ from weft.merging.recipe import (
     StackSpec,
     locate,
 )
-from weft.merging.source import Spec
 from weft.merging.stacked import Slice, Stack
 from weft.merging.vocabulary.adapters import check_adapter_rows
 from weft.merging.vocabulary.align import Aligned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.merging.checkpoint import Checkpoint
-from weft.merging.source import Source
+from weft.merging.engine.source import Source
 
 
 def checkpoint_of(source: Source | None) -> Checkpoint | None:

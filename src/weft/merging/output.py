@@ -18,7 +18,7 @@ from weft.artifacts.digests import Running
 from weft.artifacts.tensors import Layout, lay_out
 from weft.backbones.files import WEIGHTS
 from weft.errors import WeftError
-from weft.merging.source import Spec, cast
+from weft.merging.engine.source import Spec, cast
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft.errors import WeftError
-from weft.merging.method import Method
-from weft.merging.source import measured
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import measured
 from weft.merging.weights import resolve_weights
 
 if TYPE_CHECKING:
-    from weft.merging.engine import Merge
+    from weft.merging.engine.stream import Merge
 
 PartOptions = Callable[[str], Mapping[str, Sequence[float]]]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from weft.adapters import Adapter, load_adapters
 from weft.errors import WeftError
 from weft.merging.checkpoint import ADAPTER, inner_advice, open_checkpoint
+from weft.merging.engine.source import Memory, Source
 from weft.merging.lora.rows import weight_of
 from weft.merging.placed import Renamed
 from weft.merging.recipe import MeanOf, locate
-from weft.merging.source import Memory, Source
 from weft.merging.stacked import Stack, open_stack
 from weft.names import check_name
 

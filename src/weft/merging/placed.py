@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.source import Source, Spec
+from weft.merging.engine.source import Source, Spec
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from weft.artifacts.atomic import read_json
 from weft.backbones.files import CONFIG
 from weft.errors import WeftError
 from weft.merging.checkpoint import Checkpoint
+from weft.merging.engine.source import Source, Spec
 from weft.merging.origin import checkpoint_of
-from weft.merging.source import Source, Spec
 
 _KEYS = ("quantization_config", "compression_config", "quantization")
 _DECLARE: Mapping[str, str] = {

@@ -187,7 +187,7 @@ def load_merge_recipe(path: Path, notice: Callable[[str], None] = notice) -> Mer
     values = _read(path)
     try:
         if "merge_method" in values:
-            from weft.merging.mergekit import translate
+            from weft.merging.mergekit.recipe import translate
 
             recipe = translate(values, notice, _layers_of(path.parent))
         elif "experts" in values:

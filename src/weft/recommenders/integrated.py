@@ -12,7 +12,6 @@ from torch import Tensor
 from weft.adapters import Adapter, LoraSettings, check_backbone
 from weft.adapters.lora import turn_dropout_off
 from weft.artifacts.hashing import hash_arrays, hash_json
-from weft.artifacts.stages import library_versions
 from weft.backbones import Backbone
 from weft.backbones.blocks import Blocks
 from weft.data.domain import Catalogue, Examples
@@ -21,6 +20,7 @@ from weft.integration import make_integrator
 from weft.integration.activations import BUDGET, Activations, joined
 from weft.integration.kinds import AnyIntegratorSettings
 from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings
+from weft.stages.stage import library_versions
 
 KEPT = 1  # raised when frozen activations become others, so that old ones are not found
 

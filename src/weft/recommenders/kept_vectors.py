@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from weft.artifacts.atomic import new_file
 from weft.artifacts.hashing import hash_arrays
-from weft.artifacts.stages import library_versions
 from weft.errors import WeftError
+from weft.stages.stage import library_versions
 
 NAME, HASH = "texts", "hash"
 

@@ -11,8 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from weft.artifacts.atomic import new_file
-from weft.merging.contrast import Contrast, Matrix, Row
-from weft.merging.contrast_hints import hints
+from weft.merging.comparing.comparison import Contrast, Matrix, Row
+from weft.merging.comparing.hints import hints
 from weft.report.figures import MUTED, _axis, _layout, label
 from weft.report.html import _POLICY, _PRINT, _figure, _fold, _section
 from weft.report.html_tables import esc, plain_table

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from weft.artifacts.stages import Stage
+from weft.stages.stage import Stage
 from weft.systems.work import Census, Work, work_of
 
 START = 1.0  # seconds of every stage beside its work: loading a backbone, reading, writing

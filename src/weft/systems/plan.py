@@ -12,15 +12,14 @@ import torch
 
 from weft.artifacts.atomic import read_json
 from weft.artifacts.hashing import hash_file, hash_json
-from weft.artifacts.stages import Stage
 from weft.backbones.load import dtype_of, find_backbone
 from weft.data.catalogue import FILE as CATALOGUE
 from weft.data.catalogue import load_catalogue
 from weft.data.titles import require_texts
 from weft.errors import WeftError
 from weft.recommenders.kinds import AnySettings
-from weft.systems.recipe import Branches, Study
-from weft.systems.steps import (
+from weft.stages.stage import Stage
+from weft.systems.common_stages import (
     branch_seed,
     evaluate_recommender,
     get_catalogue,
@@ -28,6 +27,7 @@ from weft.systems.steps import (
     train_branch,
     train_checkpoint,
 )
+from weft.systems.recipe import Branches, Study
 from weft.training.batches import seed_of
 
 Rows = Mapping[str, tuple[str, Stage | None]]

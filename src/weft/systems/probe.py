@@ -15,7 +15,6 @@ import torch
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.hashing import hash_json
-from weft.artifacts.stages import library_versions
 from weft.backbones.load import find_backbone
 from weft.data.domain import Domain, Examples
 from weft.data.splits import make_split, sample_train
@@ -24,6 +23,7 @@ from weft.evaluation.candidates import CandidateSettings, draw_candidates, train
 from weft.recommenders.bi_encoder import BiEncoder
 from weft.recommenders.cross_encoder import CrossEncoder
 from weft.recommenders.kinds import AnyRecommender, make_recommender
+from weft.stages.stage import library_versions
 from weft.systems.pace import Rates
 from weft.systems.plan import Plan
 

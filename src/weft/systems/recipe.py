@@ -26,8 +26,8 @@ from weft.data.splits import UserSplit
 from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import EvaluationSettings
+from weft.learning.collaborative import CollaborativeSettings
 from weft.merging import Space
-from weft.merging.learning.collaborative import CollaborativeSettings
 from weft.merging.methods import make_method
 from weft.recommenders.bi_encoder import BiEncoderSettings
 from weft.recommenders.kinds import AnySettings, RecommenderSettings, recommender_settings

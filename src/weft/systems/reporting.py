@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from weft.artifacts.atomic import read_json
-from weft.artifacts.stages import STAGE_FILE, Stage, reached
 from weft.data.domain import Domain
 from weft.data.folder import MANIFEST
 from weft.data.splits import Split, make_split
@@ -18,8 +17,9 @@ from weft.evaluation.leakage import LastTraining, target_facts
 from weft.evaluation.protocol import EvaluationSettings
 from weft.evaluation.result import Result
 from weft.report.model import RowWarning, TargetFacts
-from weft.systems.publish import Measured
-from weft.systems.said import collapsed, counted, unjudged
+from weft.stages.stage import STAGE_FILE, Stage, reached
+from weft.systems.measured import Measured
+from weft.systems.notes import collapsed, counted, unjudged
 
 
 def row_warnings(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from weft.errors import WeftError
-from weft.systems.publish import Measured
+from weft.systems.measured import Measured
 from weft.systems.recipe import Merging
 
 LONGEST = 200  # bytes of a row's name as a folder's; file systems take 255, and more is added

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from weft.artifacts.stages import Stage
 from weft.data.domain import Domain, Examples
 from weft.data.splits import make_split
-from weft.systems.steps import tuning_grid
+from weft.stages.stage import Stage
+from weft.systems.common_stages import tuning_grid
 
 TRAINING = ("train_branch", "train_checkpoint", "train_integrator")
 LEARNING = ("learn_weights", "learn_merge_weights")

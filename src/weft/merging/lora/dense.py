@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from weft.merging.engine import Merge, stream
-from weft.merging.schedule import threads_alone
-from weft.merging.source import Spec
+from weft.merging.engine.schedule import threads_alone
+from weft.merging.engine.source import Spec
+from weft.merging.engine.stream import Merge, stream
 
 X = TypeVar("X")
 

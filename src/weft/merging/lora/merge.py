@@ -14,7 +14,10 @@ from weft import __version__
 from weft.adapters import Adapter, Factors, FactorShape
 from weft.adapters.factors import Half, LazyFactors
 from weft.errors import WeftError
-from weft.merging.engine import Merge
+from weft.merging.engine.method import Method
+from weft.merging.engine.schedule import Step, Work, run_all, threads_alone
+from weft.merging.engine.source import Source
+from weft.merging.engine.stream import Merge
 from weft.merging.lora.dense import merge_each
 from weft.merging.lora.kept import kept_shares, written
 from weft.merging.lora.knots import Basis, basis
@@ -31,9 +34,6 @@ from weft.merging.lora.lowrank import (
 from weft.merging.lora.parts import Parts, Space, Weigh, gather
 from weft.merging.lora.saved import check_saved, effective, merge_rows, merge_saved
 from weft.merging.lora.sources import DeltaSource
-from weft.merging.method import Method
-from weft.merging.schedule import Step, Work, run_all, threads_alone
-from weft.merging.source import Source
 
 if TYPE_CHECKING:
     from weft.merging.methods import Knots

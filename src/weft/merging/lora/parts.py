@@ -14,11 +14,11 @@ from torch import Tensor
 from weft.adapters import Adapter, Factors, FactorShape, PeftHeader
 from weft.adapters.header import merge_headers
 from weft.errors import WeftError
+from weft.merging.engine.method import Method
 from weft.merging.lora.backbone import check_one_backbone
 from weft.merging.lora.names import align
 from weft.merging.lora.rows import weight_of
 from weft.merging.lora.sources import DeltaSource, FactorSource, split
-from weft.merging.method import Method
 
 Space = Literal["delta", "factors"]
 FOLD_EACH = "fold each into a checkpoint (weft fold) and merge these"

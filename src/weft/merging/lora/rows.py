@@ -18,9 +18,9 @@ from weft.backbones.load import fingerprint_of
 from weft.backbones.names import StatedBackbone
 from weft.errors import WeftError
 from weft.merging.checkpoint import open_checkpoint
+from weft.merging.engine.source import Memory, Source
 from weft.merging.quantised import check_numbers
 from weft.merging.recipe import locate
-from weft.merging.source import Memory, Source
 
 HEAD = "lm_head"
 INPUTS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")

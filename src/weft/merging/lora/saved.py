@@ -11,12 +11,12 @@ from torch import Tensor
 
 from weft.adapters import TokenRows
 from weft.errors import WeftError
-from weft.merging.engine import Merge, merge_in_memory
+from weft.merging.engine.method import Method
+from weft.merging.engine.source import Memory, Source, Spec
+from weft.merging.engine.stream import Merge, merge_in_memory
 from weft.merging.lora.parts import FOLD_EACH, Parts
 from weft.merging.lora.rows import TokenUnion
-from weft.merging.method import Method
 from weft.merging.quantised import check_numbers
-from weft.merging.source import Memory, Source, Spec
 
 
 def merge_saved(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weft.adapters import Adapter, Factors
-from weft.merging.source import Spec
+from weft.merging.engine.source import Spec
 
 _HELD = 3  # modules whose factors are kept: reading goes block by block
 _SIDES = (".lora_A", ".lora_B")

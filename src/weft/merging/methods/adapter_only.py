@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.methods.settings import Inner, Settings
 from weft.merging.methods.ties import Ties
 

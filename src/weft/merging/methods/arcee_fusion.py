@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.masks import kept
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.masks import kept
+from weft.merging.engine.method import Block, Known, Pass
+from weft.merging.engine.ranks import ranks
 from weft.merging.methods.settings import Settings
-from weft.merging.ranks import ranks
 
 _QUARTILES = "fusion.quartiles"
 _EPSILON = 1e-8

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.method import Block, Known, Pass
 
 _LEAST = torch.finfo(torch.float32).tiny  # a smaller weight counts as 0 in float32
 

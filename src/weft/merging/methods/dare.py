@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.masks import STEPS, draws, kept, threshold
-from weft.merging.method import Block, Known, Pass, own_option
+from weft.merging.engine.masks import STEPS, draws, kept, threshold
+from weft.merging.engine.method import Block, Known, Pass, own_option
 from weft.merging.methods.linear import TaskArithmetic
 from weft.merging.methods.settings import Inner, Wrapper
 from weft.merging.methods.ties import Ties

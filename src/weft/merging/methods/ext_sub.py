@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known
+from weft.merging.engine.method import Block, Known
 from weft.merging.methods.settings import Settings
 
 

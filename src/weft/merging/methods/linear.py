@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known
+from weft.merging.engine.method import Block, Known
 from weft.merging.methods.common import shares, weighted_sum
 from weft.merging.methods.settings import Settings
 

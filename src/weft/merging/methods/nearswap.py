@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from weft.merging.method import Block, Known
+from weft.merging.engine.method import Block, Known
 from weft.merging.methods.settings import Settings
 
 _NEAR = 1e-6

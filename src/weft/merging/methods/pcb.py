@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass, Scope
+from weft.merging.engine.method import Block, Known, Pass, Scope
+from weft.merging.engine.ranks import ranks
 from weft.merging.methods.common import live
 from weft.merging.methods.settings import Settings
-from weft.merging.ranks import ranks
 
 _BOUNDS, _CUT = "pcb.bounds", "pcb.cut"
 _TAIL = 0.0001  # fraction of magnitudes to be clamped at either end

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass, own_option
+from weft.merging.engine.method import Block, Known, Pass, own_option
+from weft.merging.engine.order import Bound, Take, bound_of, bounds, drop_equals
 from weft.merging.methods.common import divide, equal, live, shrink, weighted_sum
 from weft.merging.methods.linear import TaskArithmetic
 from weft.merging.methods.settings import Inner, Settings, Wrapper
@@ -28,7 +29,6 @@ from weft.merging.methods.trim import (
     trim_field,
     trimmed,
 )
-from weft.merging.order import Bound, Take, bound_of, bounds, drop_equals
 
 
 class MagnitudePrune(Settings):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.methods.common import live
 from weft.merging.methods.settings import Settings
 

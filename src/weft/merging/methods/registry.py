@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from weft.data.source import checked
 from weft.errors import WeftError
-from weft.merging.method import Method
+from weft.merging.engine.method import Method
 from weft.merging.methods.adapter_only import Concat, Knots, Lego
 from weft.merging.methods.arcee_fusion import ArceeFusion
 from weft.merging.methods.dare import Dare, Della

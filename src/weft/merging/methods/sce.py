@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.masks import kept
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.masks import kept
+from weft.merging.engine.method import Block, Known, Pass
+from weft.merging.engine.order import Take, bound_of, bounds, equals_out
 from weft.merging.methods.common import divide, live
 from weft.merging.methods.settings import Settings
 from weft.merging.methods.ties import agreeing, elected
 from weft.merging.methods.trim import Keep, keep_field
-from weft.merging.order import Take, bound_of, bounds, equals_out
 
 _CHANGED, _CUT, _SQUARES = "sce.changed", "sce.cut", "sce.squares"
 _TAKES: tuple[Take, ...] = ("first",)

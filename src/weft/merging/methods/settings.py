@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.method import OPTIONS, Block, Known, Pass
+from weft.merging.engine.method import OPTIONS, Block, Known, Pass
 from weft.settings import StrictModel
 
 
 class Settings(StrictModel):
-    """A merging method with its options; implements `weft.merging.method.Method`."""
+    """A merging method with its options; implements `weft.merging.engine.method.Method`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.methods.common import gram, inner_products, shares, weighted_sum
 from weft.merging.methods.settings import Settings
 

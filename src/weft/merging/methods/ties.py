@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weft.merging.method import Block, Known, Pass
+from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.methods.common import divide, equal, live, weighted_sum
 from weft.merging.methods.settings import Settings
 from weft.merging.methods.trim import (

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.method import OPTIONS, Block, Known, Pass, Scope, own_option
+from weft.merging.engine.method import OPTIONS, Block, Known, Pass, Scope, own_option
+from weft.merging.engine.order import Take, bound_of, bounds, drop_equals
+from weft.merging.engine.ranks import Values, ranks
 from weft.merging.methods.common import shrink
-from weft.merging.order import Take, bound_of, bounds, drop_equals
-from weft.merging.ranks import Values, ranks
 
 Trim = Literal["global", "tensor"]
 Keep = Literal["ties", "exact"]

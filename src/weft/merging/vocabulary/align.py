@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.merging.source import Source, Spec
+from weft.merging.engine.source import Source, Spec
 from weft.merging.vocabulary.rows import MEAN, PADDING, RowPlan
 
 if TYPE_CHECKING:

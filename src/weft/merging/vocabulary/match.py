@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weft.errors import WeftError, notice
 from weft.merging.checkpoint import Checkpoint
-from weft.merging.source import Source
+from weft.merging.engine.source import Source
 from weft.merging.vocabulary.align import Aligned
 from weft.merging.vocabulary.output import output_vocabulary
 from weft.merging.vocabulary.rows import RowPlan, plan_rows

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from weft.merging.source import Spec
+from weft.merging.engine.source import Spec
 from weft.merging.weights import layer_of
 
 _EMBEDDING = re.compile(

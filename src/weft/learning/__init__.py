@@ -1,0 +1,1 @@
+"""Merging weights that are learned, and end as plain numbers of a merge recipe."""

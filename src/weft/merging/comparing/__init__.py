@@ -1,0 +1,1 @@
+"""What models are and how they lie to each other, before they are merged."""

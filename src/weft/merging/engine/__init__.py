@@ -1,0 +1,1 @@
+"""Streams tensors through a merging method, and knows nothing of any method."""

@@ -1,0 +1,1 @@
+"""An adapter and its backbone as one full checkpoint."""

@@ -1,1 +1,0 @@
-"""Merging coefficients that are learned, and end as plain numbers of a merge recipe."""

@@ -1,0 +1,1 @@
+"""Backbones where no hub is: trained from scratch on catalogue text."""

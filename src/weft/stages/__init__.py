@@ -1,0 +1,1 @@
+"""Pieces of a run as a graph: what is missing, and who does it. Knows no recommender."""

@@ -1,0 +1,1 @@
+"""WeaveRec (arXiv 2510.26546): hybrid adapters, merged."""

@@ -1,0 +1,1 @@
+"""X-Cross (SIGIR 2025): frozen adapters of other domains, integrated layer by layer."""
