@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny import ENCODERS, last_of, make_shop, save_encoder
 
 from weft.data.domain import Domain, Examples
+
+# A loaded machine is slow, which is no fault of what is tested.
+hypothesis.settings.register_profile("weft", deadline=None)
+hypothesis.settings.load_profile("weft")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from weft.data.mall import mall
 from weft.data.source import Source
 from weft.errors import WeftError
 from weft.merging.merge import merge
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.recipe_file import load_merge_recipe
 from weft.names import check_name
 from weft.systems.registry import load_recipe
 

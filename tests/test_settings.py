@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import weft
-from weft.data.source import checked
-from weft.errors import WeftError
-from weft.settings import StrictModel
-from weft.systems.recipe import Recipe
+from weft.errors import SettingError, WeftError
+from weft.recommenders.kinds import KINDS
+from weft.settings import StrictModel, validate
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def all_models() -> list[type[BaseModel]]:
@@ -66,6 +66,12 @@ def test_no_model_takes_truth_values_as_numbers_or_numbers_that_are_not_finite()
     assert tried > 80
 
 
+def test_no_field_is_held_to_a_pattern_that_its_message_would_show() -> None:
+    for model in all_models():
+        for name, field in model.model_fields.items():
+            assert "pattern=" not in repr(field.metadata), (model, name)
+
+
 class Nested(StrictModel):
     sizes: tuple[int, ...] = ()
     rates: dict[str, float | None] = {}
@@ -91,21 +97,74 @@ def test_a_whole_number_stands_for_a_float() -> None:
 def test_an_unknown_field_is_answered_with_the_one_that_it_is_a_slip_for() -> None:
     def refused(**values: Any) -> str:
         with pytest.raises(WeftError) as error:
-            checked(Recipe, {"domains": ["a", "b"], **values})
+            validate(WeaveRecRecipe, {"domains": ["a", "b"], **values})
         return str(error.value)
 
-    assert "contrls: Extra inputs are not permitted; did you mean 'controls'?" in refused(
-        contrls=[]
-    )
+    assert "contrls: not known; did you mean 'controls'?" in refused(contrls=[])
     assert "did you mean 'learning_rate'?" in refused(branches={"lerning_rate": 0.1})
     assert "did you mean 'rank'?" in refused(branches={"lora": {"rnk": 4}})
     split = {"kind": "global_time", "valdation_from": "2014-01-01"}
     assert "did you mean 'validation_from'?" in refused(evaluate={"split": split})
     wrong = refused(domains=["a", {"name": "b", "filter": {}}])
-    assert wrong.endswith(
-        "domains.1.filter: Extra inputs are not permitted; did you mean 'filters'?"
-    )
+    assert wrong.endswith("domains.1.filter: not known; did you mean 'filters'?")
     assert "did you mean" not in refused(branches={"zzz": 1})
     assert refused(headline=["ndcg@4"]).startswith(
         "headline: "
     )  # of the whole recipe: no model's name
+
+
+NO_SPLIT = (
+    "is no split; write leave_one_out, by_user:3,1,1 or global_time:FROM,TEST, "
+    "or a block with its kind"
+)
+WEIGHTS = "'uniform', 'validation', 'adamerging' or 'collaborative'"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"branches": {"epochs": "x"}}, "branches.epochs: must be a whole number, not 'x'"),
+        ({"seed": None}, "seed: must be a whole number, not null"),
+        ({"evaluate": {"full": 1}}, "evaluate.full: must be true or false, not 1"),
+        ({"mall": {"users": 1}}, "mall.users: must be at least 4, not 1"),
+        ({"branches": 3}, "branches: must be a block of settings, not 3"),
+        ({"domains": "books"}, "domains: must be a list, not 'books'"),
+        ({"domains": ["books"]}, "domains: needs at least 2 entries"),
+        ({"domains": ["books", 3]}, "domains.1: must be a block of settings, not 3"),
+        (
+            {"merge": {"weights": "equal"}},
+            f"merge.weights: must be {WEIGHTS} or a list, not 'equal'",
+        ),
+        (
+            {"domains": ["a", {"name": "../b"}]},
+            (
+                "domains.1.name: '../b' is no name of a folder: use letters, digits, '_', '.' and '-', "
+                "a letter, a digit or '_' first"
+            ),
+        ),
+        ({"backbone": ""}, "backbone: must not be empty"),
+        ({"evaluate": {"split": None}}, f"evaluate.split: null {NO_SPLIT}"),
+        ({"evaluate": {"split": True}}, f"evaluate.split: true {NO_SPLIT}"),
+        ({"evaluate": {"split": ["by_user"]}}, f"evaluate.split: a list {NO_SPLIT}"),
+        (
+            {"evaluate": {"split": {"kind": None}}},
+            "evaluate.split: kind null is not known; leave_one_out, by_user and global_time are",
+        ),
+        (
+            {"recommender": {"kind": ["bi_encoder"]}},
+            "recommender: kind: a list is not known; there are " + ", ".join(KINDS),
+        ),
+        ({"merge": {"weights": [0.5, "b"]}}, "merge.weights.1: must be a number, not 'b'"),
+        (
+            {"evaluate": {"mask_history": "no"}},
+            "evaluate.mask_history: must be true or false or 'both', not 'no'",
+        ),
+    ],
+)
+def test_messages_are_in_the_words_of_who_wrote_the_settings(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    """No types of Python and none of pydantic's; a field of several types is named once."""
+    with pytest.raises(SettingError) as error:
+        validate(WeaveRecRecipe, {"domains": ["a", "b"], **settings})
+    assert str(error.value) == sentence

@@ -1,9 +1,9 @@
-"""Errors of use: what a person did that weft can't go on from, said in one sentence; and notices,
-of what weft went on from.
+"""Errors of use: one sentence on what weft can't go on from. And notices: one sentence on what it
+went on from.
 
     WeftError                  what fits none of these
     ├── NotFoundError          a file, folder, domain, row or name that is not there        404
-    ├── SettingError           an option, recipe or field that says what can't be           422
+    ├── SettingError           an option, recipe or field with a value that can't be         422
     ├── DataError              a file whose content can't be read or means nothing          422
     ├── MismatchError          things, each fine by itself, that don't fit each other       409
     ├── BusyError              another process holds it                                     409
@@ -14,6 +14,8 @@ exit code 2 for all of them.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -33,7 +35,7 @@ class NotFoundError(WeftError):
 
 
 class SettingError(WeftError):
-    """An option, a recipe or a field of one that says what can't be: unknown, out of its range, or
+    """An option, a recipe or a field of one with a value that can't be: unknown, out of its range, or
     against another."""
 
     status = 422
@@ -63,6 +65,21 @@ class WriteError(WeftError):
     """It can't be written: no rights, no space, or something else stands in its place."""
 
     status = 507
+
+
+@contextmanager
+def located(place: object) -> Iterator[None]:
+    """A `WeftError` that is raised within keeps its class and names `place` first: a file, a field.
+
+    >>> with located("recipe.yaml"):
+    ...     raise SettingError("rank must be at least 1")
+    Traceback (most recent call last):
+    weft.errors.SettingError: recipe.yaml: rank must be at least 1
+    """
+    try:
+        yield
+    except WeftError as error:
+        raise type(error)(f"{place}: {error}") from None
 
 
 class WeftNotice(UserWarning):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-from weft.errors import WeftError
+from weft.errors import SettingError
+from weft.settings import field_errors
 
 MOST_CHARACTERS = 200
 
 
 def check_name(name: str, source: str) -> str:
-    """The name, or a `WeftError` that says where it comes from (`source`) and what is wrong.
+    """The name, or a `SettingError` that says where it comes from (`source`) and what is wrong.
 
     A name has a visible character, at most `MOST_CHARACTERS`, no space at its ends, and no line
     breaks, control or other invisible characters, which would break messages, tables and folders.
@@ -20,7 +22,7 @@ def check_name(name: str, source: str) -> str:
     wrong = _fault(name)
     if wrong is not None:
         shown = ascii(name) if len(name) <= 60 else ascii(name[:57]) + "…"
-        raise WeftError(f"{source} {shown} {wrong}; use letters, digits, '_', '.' and '-'")
+        raise SettingError(f"{source} {shown} {wrong}; use letters, digits, '_', '.' and '-'")
     return name
 
 
@@ -37,11 +39,23 @@ def _fault(name: str) -> str | None:
 
 
 def _valid(name: str) -> str:
-    try:
+    with field_errors():
         return check_name(name, "the name")
-    except WeftError as error:
-        raise ValueError(str(error)) from None
 
 
 Name = Annotated[str, AfterValidator(_valid)]
 """For fields of pydantic models."""
+
+
+def _folder(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        shown = ascii(name) if len(name) <= 60 else ascii(name[:57]) + "…"
+        raise ValueError(
+            f"{shown} is no name of a folder: use letters, digits, '_', '.' and '-', "
+            "a letter, a digit or '_' first"
+        )
+    return _valid(name)
+
+
+FolderName = Annotated[str, AfterValidator(_folder)]
+"""For fields whose value names a folder of a run."""

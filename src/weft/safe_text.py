@@ -42,43 +42,62 @@ def _code(character: str) -> str:
 
 
 def shown(text: str) -> str:
-    """The text with everything unsafe shown as its code; line breaks stay. Twice is as once."""
+    r"""The text with everything unsafe shown as its code; line breaks stay. Twice is as once.
+
+    >>> shown("red \x1b[31mmug\n")
+    'red \\x1b[31mmug\n'
+    """
     if text.isascii() and text.isprintable():
         return text
-    kept = {found.start() for found in _JOINED.finditer(text)}
+    joiners = {match.start() for match in _JOINED.finditer(text)}
     return _UNSAFE.sub(
-        lambda found: found[0] if found[0] == "\n" or found.start() in kept else _code(found[0]),
-        text,
+        lambda one: one[0] if one[0] == "\n" or one.start() in joiners else _code(one[0]), text
     )
 
 
 def visible(text: str) -> str:
-    """One value on one line, so that no two values give one: as `shown`, line breaks too, and a
-    backslash is doubled where it would read as one of the codes."""
+    r"""One value on one line, so that no two values give the same line: as `shown`, line breaks too,
+    and a backslash is doubled where it would read as one of the codes.
+
+    >>> print(visible("a\nb"), visible("a\\x0ab"))
+    a\x0ab a\\x0ab
+    """
     if "\\" in text:
         text = _BACKSLASH.sub(r"\\\\", text)
     return shown(text).replace("\n", "\\x0a")
 
 
 def line(text: str) -> str:
-    """A sentence on one line: line breaks and tabs, with the spaces around them, become one
-    space; the rest as `shown`."""
+    r"""A sentence on one line: line breaks and tabs, with the spaces around them, become one
+    space; the rest as `shown`.
+
+    >>> line("two\n  lines")
+    'two lines'
+    """
     return shown(_BREAKS.sub(" ", text))
 
 
 def spaced(text: str) -> str:
-    """As `line`, and every run of spaces is one, with none at the ends."""
+    """As `line`, and every run of spaces is one, with none at the ends.
+
+    >>> spaced("  red   mug ")
+    'red mug'
+    """
     return shown(_SPACES.sub(" ", text).strip(" "))
 
 
 def json_text(value: Any, indent: int | None = 2) -> str:
-    """JSON of the very same values in which nothing unsafe stands as itself."""
+    r"""JSON of the very same values, with everything unsafe in it escaped.
+
+    >>> print(json_text({"title": "mug \u202e"}, indent=None))
+    {"title": "mug \u202e"}
+    """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNSAFE.sub(_json_code, text)
 
 
-def _json_code(found: re.Match[str]) -> str:
-    point = ord(found[0])
+def _json_code(match: re.Match[str]) -> str:
+    point = ord(match[0])
     if point == 0x0A:  # of the indentation: within strings it is escaped already
         return "\n"
     if point < 0x10000:
@@ -91,6 +110,10 @@ def yaml_text(value: Any, **options: Any) -> str:
     """YAML of a value; where a text in it holds anything unsafe, in ASCII with escapes.
 
     `options` are those of `yaml.safe_dump`.
+
+    >>> print(yaml_text({"title": "café", "k": 5}), end="")
+    title: café
+    k: 5
     """
     import yaml
 
@@ -102,19 +125,33 @@ def yaml_text(value: Any, **options: Any) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text for a line or a table's cell of Markdown: shown as it is, never read as markup, HTML,
-    a link or an image."""
+    r"""Text for a line or a table's cell of Markdown: shown as it is, never read as markup, HTML,
+    a link or an image.
+
+    >>> print(markdown("[mug](http://x) | *red*"))
+    \[mug\](http\://x) \| \*red\*
+    """
     out = _MARKDOWN.sub(r"\\\1", spaced(text))
     return _WWW.sub(r"\1\\.", _LIST.sub(r"\1\\\2", out))
 
 
 def fenced(text: str, kind: str = "") -> str:
-    """A block of code of Markdown that no line of the text can end."""
+    """A block of code of Markdown that no line of the text can end.
+
+    >>> print(fenced("weft demo", "console"))
+    ```console
+    weft demo
+    ```
+    """
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{kind}\n{shown(text).rstrip()}\n{fence}"
 
 
 def html(text: str) -> str:
-    """Text as HTML content, or in an attribute's quotes."""
+    """Text as HTML content, or in an attribute's quotes.
+
+    >>> html("<b>mug</b>")
+    '&lt;b&gt;mug&lt;/b&gt;'
+    """
     return escape(spaced(text), quote=True)

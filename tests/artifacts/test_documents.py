@@ -17,10 +17,10 @@ from weft.adapters import load_adapter
 from weft.artifacts.documents import MOST_DEPTH, decode_json, parse_json, read_json
 from weft.artifacts.hashing import hash_file
 from weft.artifacts.tensors import read_header
-from weft.artifacts.yaml_documents import parse_yaml, read_yaml
 from weft.backbones import load_backbone
 from weft.errors import WeftError
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.recipe_file import load_merge_recipe
+from weft.settings.yaml_documents import parse_yaml, read_yaml
 from weft.systems.registry import load_recipe
 
 VALUES = st.recursive(

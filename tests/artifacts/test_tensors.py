@@ -123,7 +123,7 @@ LIES: list[tuple[Any, str]] = [
     ({"a": entry(offsets=(8, 0))}, "tensor 'a' has -8 bytes, but F32 of [2] takes 8"),
     ({"a": entry("F64", (2,))}, "tensor 'a' has 8 bytes, but F64 of [2] takes 16"),
     ({"a": entry(), "b": entry()}, "tensor 'b' overlaps the one before it"),
-    ({"a": entry(shape=(1,), offsets=(4, 8))}, "4 bytes before tensor 'a' are no one's"),
+    ({"a": entry(shape=(1,), offsets=(4, 8))}, "4 bytes before tensor 'a' belong to none"),
     ({"a": entry(offsets=(0, 16), shape=(4,))}, "is cut: tensor 'a' ends 8 bytes after it"),
     ({"a": entry(shape=(1,), offsets=(0, 4))}, "has 4 bytes after the last tensor"),
     ({}, "has 8 bytes after the last tensor"),

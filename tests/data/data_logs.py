@@ -12,8 +12,9 @@ import pytest
 
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.ingest import read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
+from weft.settings import validate
 
 Row = tuple[str, str, int]
 DAY = 86_400
@@ -83,12 +84,12 @@ def random_rows(seed: int, n: int, users: int, items: int, span: int = 40) -> li
 
 def notes(path: Path, **options: Any) -> tuple[str, ...]:
     """What ingest says of a log."""
-    return read_domain(checked(Source, {"interactions": path, **options}))[2].notes
+    return read_domain(validate(Source, {"interactions": path, **options}))[2].notes
 
 
 def refused(path: Path, **options: Any) -> str:
     """The one sentence with which ingest refuses a log, without its folder."""
     with pytest.raises(WeftError) as caught:
-        read_domain(checked(Source, {"interactions": path, **options}))
+        read_domain(validate(Source, {"interactions": path, **options}))
     assert "\n" not in str(caught.value)
     return str(caught.value).replace(f"{path.parent}/", "")

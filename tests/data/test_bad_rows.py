@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from weft.cli.data import app
 from weft.data.filters import Filters
 from weft.data.ingest import IngestReport, ingest, read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
+from weft.settings import validate
 
 DOT_NET = -62_135_596_800_000  # what .NET writes for "no time", in milliseconds
 
@@ -25,7 +26,7 @@ def run(path: Path, filters: dict[str, Any] | None = None, **options: Any) -> In
     settings = {"interactions": path, "untitled": True, **options}
     out = path.with_name("out")
     return ingest(
-        checked(Source, settings), out, filters=checked(Filters, filters or {}), replace=True
+        validate(Source, settings), out, filters=validate(Filters, filters or {}), replace=True
     )
 
 

@@ -14,8 +14,9 @@ from data_logs import T0, write_pair
 from weft.data.folder import load_domain, save_domain
 from weft.data.ingest import ingest, read_domain
 from weft.data.readers import records
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
+from weft.settings import validate
 
 GOOD = [("ann", "a", T0), ("ann", "b", T0 + 1), ("bob", "a", T0)]
 CSV = f"user_id,item_id,timestamp\nann,a,{T0}\n"
@@ -25,7 +26,7 @@ def refuse(folder: Path, **settings: Any) -> str:
     """Ingesting must fail with one line that names a file; nothing may be left behind."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(WeftError) as caught:
-        ingest(checked(Source, settings), folder / "out")
+        ingest(validate(Source, settings), folder / "out")
     assert sorted(folder.rglob("*")) == before
     message = str(caught.value)
     assert "\n" not in message

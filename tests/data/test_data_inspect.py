@@ -19,7 +19,7 @@ from weft.data.filters import Filters, apply_filters
 from weft.data.folder import load_domain, save_domain, tied_users
 from weft.data.inspect import Bin, inspect_domain
 from weft.data.splits import leave_one_out
-from weft.errors import WeftError
+from weft.errors import DataError, SettingError, WeftError
 
 REAL = Path(os.environ.get("WEFT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 real_data = [
@@ -85,6 +85,27 @@ def test_ingest_and_inspect_on_the_command_line(tmp_path: Path) -> None:
         assert expected in words
 
 
+def test_inspect_counts_what_a_split_makes_of_a_domain(tmp_path: Path) -> None:
+    write_pair(tmp_path / "shop", [("u", f"i{n}", T0 + n) for n in range(5)] + [("v", "i0", T0)])
+    place = str(tmp_path / "shop")
+
+    def shown(*options: str) -> str:
+        return CliRunner().invoke(app, ["inspect", place, *options], catch_exceptions=False).stdout
+
+    split = json.loads(shown("--split", "leave_one_out", "--json"))["split"]
+    assert split["split"] == "leave_one_out"
+    assert split["train"] == {"users": 1, "targets": 2}
+    assert split["validation"] == split["test"] == {"users": 1, "targets": 1}
+    assert json.loads(shown("--json"))["split"] is None
+    with pytest.raises(SettingError, match="kind 'by_month' is not known"):
+        shown("--split", "by_month")
+    with pytest.raises(DataError, match="no training targets under the split global_time"):
+        shown("--split", "global_time:2013-01-01,2014-01-01")
+    assert "2 train targets of 1 users (leave_one_out)" in " ".join(
+        shown("--split", "leave_one_out").split()
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -92,7 +113,7 @@ def test_ingest_and_inspect_on_the_command_line(tmp_path: Path) -> None:
         (["--k-core", "many"], "k_core"),
         (["--k-core", "5,x"], "k_core.items"),
         (["--time-from", "soon"], "time_from"),
-        (["--sample-users", "0"], "sample_users: Input should be greater than or equal to 1"),
+        (["--sample-users", "0"], "sample_users: must be at least 1"),
         (["--where", "colour=red"], "where names the column 'colour'"),
     ],
 )

@@ -13,12 +13,13 @@ from data_logs import T0, as_dict, write_pair
 
 from weft.data.ingest import ingest, read_domain
 from weft.data.readers import READERS, find_reader, read_source
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
+from weft.settings import validate
 
 
 def read(**settings: Any) -> Any:
-    return read_domain(checked(Source, settings))[0]
+    return read_domain(validate(Source, settings))[0]
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -330,11 +331,11 @@ def test_settings_that_a_format_does_not_use_are_refused(
 
 
 def test_settings_are_checked_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(WeftError, match=r"colums: Extra inputs are not permitted"):
-        checked(Source, {"interactions": tmp_path, "colums": {}})
+    with pytest.raises(WeftError, match=r"colums: not known"):
+        validate(Source, {"interactions": tmp_path, "colums": {}})
     with pytest.raises(WeftError, match="columns maps 'titel'"):
-        checked(Source, {"interactions": tmp_path, "items": tmp_path, "columns": {"titel": "x"}})
-    with pytest.raises(WeftError, match="can't be told by its name"):
+        validate(Source, {"interactions": tmp_path, "items": tmp_path, "columns": {"titel": "x"}})
+    with pytest.raises(WeftError, match="is not clear from its name"):
         read_source(Source(interactions=write(tmp_path / "x.xml.gz", "{}")))
     with pytest.raises(WeftError, match=r"x\.csv does not exist"):
         read_source(Source(interactions=tmp_path / "x.csv"))

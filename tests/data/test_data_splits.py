@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from data_logs import T0, Row, make_domain, pairs, random_rows
+from data_logs import DAY, T0, Row, make_domain, pairs, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +28,22 @@ def test_leave_one_out_of_one_sequence() -> None:
     assert split.validation.targets.tolist() == [3]
     assert split.test.targets.tolist() == [4]
     assert split.test.histories()[0].tolist() == [0, 1, 2, 3]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_what_a_part_sees_is_its_histories_and_targets(seed: int) -> None:
+    domain = make_domain(random_rows(seed, n=40, users=6, items=8))
+    for part in (
+        leave_one_out(domain).train,
+        split_by_time(domain, T0 + 6 * DAY, T0 + 9 * DAY).train,
+    ):
+        seen: set[tuple[int, int]] = set()
+        for user, end in zip(part.user.tolist(), part.end.tolist(), strict=True):
+            seen |= {(user, position) for position in range(end + 1)}
+        users, positions = domain.sequences.users, domain.sequences.positions
+        pairs_seen = zip(users[part.seen].tolist(), positions[part.seen].tolist(), strict=True)
+        assert sorted(pairs_seen) == sorted(seen)
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.data.domain import Domain
-from weft.data.source import checked
 from weft.data.splits import make_split
-from weft.errors import WeftError
+from weft.errors import SettingError, WeftError
 from weft.evaluation.protocol import EvaluationSettings
+from weft.settings import validate
 
 
 def naive(domain: Domain, start: int, stop: int, said: dict[str, Any]) -> tuple[set, set, set]:
@@ -92,11 +92,15 @@ def test_nothing_in_training_is_later_than_what_is_tested(seed: int) -> None:
 
 def test_a_recipe_and_a_command_say_it_alike() -> None:
     def said(value: Any) -> Any:
-        return checked(EvaluationSettings, {"split": value}).split
+        return validate(EvaluationSettings, {"split": value}).split
 
     block = {"kind": "global_time", "validation_from": "2014-05-13", "test_from": "2014-06-01"}
     assert said("global_time:2014-05-13,2014-06-01") == said(block)
     assert said("global_time:0.7,0.8") == said({"kind": "global_time", "quantiles": [0.7, 0.8]})
+    assert said("by_user:8,1,1") == said({"kind": "by_user", "ratios": [8, 1, 1]})
+    assert said("by_user") == said({"kind": "by_user"}) == said({})
+    assert said("leave_one_out") == said({"kind": "leave_one_out"})
+    assert said("by_time:0.7,0.8") == said("global_time:0.7,0.8")  # another word for it
     assert str(said(block)) == (
         "global_time: validation from 2014-05-13, test from 2014-06-01, every target"
     )
@@ -107,19 +111,38 @@ def test_a_recipe_and_a_command_say_it_alike() -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("global_time:0.8", "say two quantiles or two times"),
+        ("global_time:0.8", "split: two shares or two times are needed, as in global_time:0.8"),
         ("sometime", "leave_one_out, by_user and global_time are"),
-        ({"kind": "sometime"}, "kind is not known; by_user and global_time are"),
+        ({"kind": "sometime"}, "kind 'sometime' is not known; leave_one_out, by_user and global"),
+        ("by_users", "split: kind 'by_users' is not known; .* are; did you mean 'by_user'"),
+        ({"by_time": {}}, "'by_time' is a kind: write it as {kind: by_time}, with its settings"),
+        (
+            3,
+            "split: 3 is no split; write leave_one_out, by_user:3,1,1 or global_time:FROM,TEST, or",
+        ),
+        ("leave_one_out:3", "split: nothing can follow the colon in 'leave_one_out:3'"),
+        ("global_time:2014-13-01,2015-01-01", "split: validation_from: '2014-13-01' is no date"),
         ({"kind": "global_time", "test_from": "2014-01-01"}, "go together"),
         ({"kind": "global_time", "quantiles": [0.9, 0.8]}, "between 0 and 1"),
         ("global_time:2014-02-01,2014-01-01", "must not be after"),
-        ({"kind": "by_user", "quantiles": [0.8, 0.9]}, "by_user.quantiles: Extra inputs"),
+        (
+            {"kind": "global_time", "quantiles": [0.8]},
+            "split: quantiles: two numbers between 0 and",
+        ),
+        ({"kind": "by_user", "quantiles": [0.8, 0.9]}, "split: quantiles: not known"),
+        ({"kind": "by_user", "ratios": [3, 1]}, "split: ratios: three numbers are needed, train :"),
+        ("by_user:8,1", "split: ratios: three numbers are needed, train : validation : test, as"),
+        ("by_user:a,b,c", "split: ratios: three numbers are needed, train : validation : test, as"),
+        ({"kind": "by_user", "ratios": [0, 1, 1]}, "split: ratios: they must not be negative, and"),
+        ({"kind": "by_user", "seeds": 1}, "split: seeds: .*; did you mean 'seed'"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(split: Any, message: str) -> None:
-    with pytest.raises(WeftError, match=message) as caught:
-        checked(EvaluationSettings, {"split": split})
+    with pytest.raises(SettingError, match=message) as caught:
+        validate(EvaluationSettings, {"split": split})
     assert "\n" not in str(caught.value)
+    with pytest.raises(SettingError, match=message.removeprefix("split: ")):
+        make_split(make_domain([("u", "i", T0)]), split)
 
 
 def test_domains_that_cannot_be_cut_are_named() -> None:

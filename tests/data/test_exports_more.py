@@ -12,9 +12,10 @@ from weft.data.domain import Domain
 from weft.data.filters import Filters
 from weft.data.folder import load_domain
 from weft.data.ingest import IngestReport, ingest
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.data.time_checks import likely_unit
 from weft.errors import WeftError
+from weft.settings import validate
 
 START = 1_388_534_400
 HEADER = "user_id,item_id,timestamp,title\n"
@@ -104,7 +105,7 @@ def test_ticks_of_dot_net_are_not_taken_for_nanoseconds() -> None:
 
 def test_a_window_that_is_no_date_is_refused_in_words() -> None:
     with pytest.raises(WeftError, match="time_from: '2014-13-01' is no date"):
-        checked(Filters, {"time_from": "2014-13-01"})
+        validate(Filters, {"time_from": "2014-13-01"})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_items_known_by_their_titles_are_no_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["1388534400000", 1388534400000, -1])
 def test_a_window_in_another_unit_is_refused(value: Any) -> None:
     with pytest.raises(WeftError, match=r"time_until: .* is no Unix time in seconds"):
-        checked(Filters, {"time_until": value})
+        validate(Filters, {"time_until": value})
 
 
 def test_a_pipe_in_place_of_a_log_is_no_regular_file(tmp_path: Path) -> None:

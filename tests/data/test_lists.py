@@ -13,15 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weft.data.ingest import read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
+from weft.settings import validate
 
 EXPECTED = {"u": [("B1", 0), ("B2", 1), ("B1", 2)], "v": [("B3", 0)]}
 
 
 def read(path: Path, **options: Any) -> Any:
     settings = {"interactions": path, "untitled": True, **options}
-    return as_dict(read_domain(checked(Source, settings))[0])
+    return as_dict(read_domain(validate(Source, settings))[0])
 
 
 def refused(path: Path, **options: Any) -> str:

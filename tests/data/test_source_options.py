@@ -13,16 +13,17 @@ from data_logs import T0, as_dict, notes, refused
 from typer.testing import CliRunner
 
 from weft.cli.data import app
-from weft.cli.data_ingest import ingest as command
+from weft.cli.data_ingest import ingest_command as command
 from weft.data.filters import Filters
 from weft.data.ingest import read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
+from weft.settings import validate
 
 EXPECTED = {"u": [("a", T0), ("b", T0 + 1)]}
 
 
 def read(path: Path, **options: Any) -> Any:
-    return read_domain(checked(Source, {"interactions": path, **options}))[0]
+    return read_domain(validate(Source, {"interactions": path, **options}))[0]
 
 
 def log(path: Path, mark: str = ",", title: str = "Title", encoding: str = "utf-8") -> Path:

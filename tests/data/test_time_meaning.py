@@ -13,9 +13,10 @@ from data_logs import T0, as_dict, notes, refused, write_pair
 
 from weft.data.folder import load_domain, save_domain
 from weft.data.ingest import read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.data.time_checks import odd_times
 from weft.errors import WeftError
+from weft.settings import validate
 
 
 def seconds(text: str) -> int:
@@ -30,7 +31,7 @@ def write(path: Path, times: list[Any]) -> Path:
 
 def read(path: Path, **options: Any) -> list[int]:
     """The times in row order (each row is a user of its own)."""
-    domain = read_domain(checked(Source, {"interactions": path, **options}))[0]
+    domain = read_domain(validate(Source, {"interactions": path, **options}))[0]
     return domain.sequences.time.tolist()
 
 
@@ -197,7 +198,7 @@ def test_a_time_that_is_not_of_the_format_is_named(tmp_path: Path) -> None:
     assert "line 3: column 'timestamp' = '01/13/2010 08:26' is not a time of the format" in message
     for form, words in (("%H:%M", "names no year"), ("%Y %Q", "does not read %Q"), ("dd/mm/yyyy", "names no year")):  # fmt: skip
         assert words in refused(path, time_format=form)
-    assert "say time_unit or time_format, not both" in refused(
+    assert "set time_unit or time_format, not both" in refused(
         path, time_format="%Y", time_unit="s"
     )
 
@@ -213,7 +214,7 @@ def test_the_wrong_order_of_day_and_month_does_not_drop_most_of_a_log(tmp_path: 
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        (["01/12/2010 08:26", "02/12/2010 08:26"], "say whether the day comes first (--time-format '%d/%m/%Y %H:%M') or the month (--time-format '%m/%d/%Y %H:%M')"),
+        (["01/12/2010 08:26", "02/12/2010 08:26"], "name what comes first, the day (--time-format '%d/%m/%Y %H:%M') or the month (--time-format '%m/%d/%Y %H:%M')"),
         (["01/12/2010 08:26", "13/12/2010 08:26"], "the day comes first there: --time-format '%d/%m/%Y %H:%M'"),
         (["01/12/2010 8:26 PM", "12/31/2010 8:26 AM"], "the month comes first there: --time-format '%m/%d/%Y %I:%M %p'"),
         (["01.12.2010"], "--time-format '%d.%m.%Y'"), (["2010/12/01"], "--time-format '%Y/%m/%d'"),

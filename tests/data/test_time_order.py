@@ -18,8 +18,9 @@ from weft.data.filters import Filters, apply_filters
 from weft.data.folder import load_domain, save_domain
 from weft.data.ingest import ingest, read_domain
 from weft.data.raw import Table
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.data.times import read_times
+from weft.settings import validate
 
 T = 1_388_534_400  # 2014-01-01
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -31,7 +32,7 @@ def order(times: list[Fraction]) -> list[str]:
 
 
 def items(path: Path, **options: Any) -> list[str]:
-    domain = read_domain(checked(Source, {"interactions": path, "untitled": True, **options}))[0]
+    domain = read_domain(validate(Source, {"interactions": path, "untitled": True, **options}))[0]
     return [item for item, _ in as_dict(domain)["u"]]
 
 

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from weft.cli.data import app
 from weft.data.domain import Domain
 from weft.data.ingest import ingest, read_domain
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.data.splits import leave_one_out
 from weft.data.titles import likely_titles, require_texts
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates
+from weft.settings import validate
 
 
 def log(path: Path, header: str, *cells: str) -> Path:
@@ -29,7 +30,7 @@ def log(path: Path, header: str, *cells: str) -> Path:
 
 def read(path: Path, **options: Any) -> tuple[list[str], tuple[str, ...]]:
     """Titles and notes."""
-    domain, _, raw = read_domain(checked(Source, {"interactions": path, **options}))
+    domain, _, raw = read_domain(validate(Source, {"interactions": path, **options}))
     return domain.items.titles, raw.notes
 
 

@@ -12,7 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 from worlds import result
 
-from weft.cli.compare import compare as compare_command
+from weft.cli.compare import compare_command
 from weft.errors import WeftError
 from weft.evaluation.compare import (
     compare,

@@ -7,8 +7,8 @@ from weft.data.splits import leave_one_out
 from weft.evaluation.candidates import CandidateSettings, train_counts
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
-from weft.recommenders.popularity import Popularity
-from weft.recommenders.protocol import Recommender
+from weft.recommenders.contract import Recommender
+from weft.recommenders.sequential.popularity import Popularity
 
 
 def test_scores_are_training_counts_and_equal_titles_tie() -> None:

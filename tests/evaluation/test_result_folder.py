@@ -97,7 +97,7 @@ def test_ranks_that_could_be_and_are_not_those_measured_are_refused(folder: Path
         ({"candidates": {"drawn": 9, "by": "uniform"}}, "row 3 .*: above_candidates is 29"),
         ({"items": 50}, r"row 3 .*: above_full is 98"),
         ({"users": 2}, "has 3 users, and protocol.json says 2"),
-        ({"users": 0}, "users: Input should be greater"),
+        ({"users": 0}, "users: must be at least"),
         ({"hash": None}, "hash is missing"),
         ({"format": 3}, "format is 3, and this weft reads 2 and older"),
         ({"format": None}, "format is missing"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.artifacts.reasons import reason
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError, SettingError
 
 MOST_JSON = 256 << 20  # bytes; the largest tokenizer.json in use have some 40 MB
 MOST_DEPTH = 64
@@ -41,20 +41,20 @@ def open_regular(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise WeftError(f"{path} does not exist") from None
+        raise NotFoundError(f"{path} does not exist") from None
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
-            raise WeftError(f"{path} is no regular file, and only those are read") from None
-        raise WeftError(f"{path} can't be read: {reason(error)}") from None
+            raise DataError(f"{path} is no regular file, and only those are read") from None
+        raise DataError(f"{path} can't be read: {reason(error)}") from None
     except ValueError:
-        raise WeftError(f"{str(path)!a} is no path of a file") from None
+        raise SettingError(f"{str(path)!a} is no path of a file") from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
-        raise WeftError(f"{path} is a folder, not a file")
-    raise WeftError(f"{path} is no regular file, and only those are read")
+        raise DataError(f"{path} is a folder, not a file")
+    raise DataError(f"{path} is no regular file, and only those are read")
 
 
 def read_text(path: Path, most: int, kind: str) -> str:
@@ -64,13 +64,13 @@ def read_text(path: Path, most: int, kind: str) -> str:
         try:
             raw = file.read(most + 1)
         except OSError as error:
-            raise WeftError(f"{path} can't be read: {reason(error)}") from None
+            raise DataError(f"{path} can't be read: {reason(error)}") from None
     if len(raw) > most:
-        raise WeftError(f"{path} has more than {most >> 20} MiB, the most that is read of {kind}")
+        raise DataError(f"{path} has more than {most >> 20} MiB, the most that is read of {kind}")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WeftError(
+        raise DataError(
             f"{path} is not valid {kind}: it is no UTF-8 text (byte {error.start})"
         ) from None
 
@@ -84,24 +84,24 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that must hold an object."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise WeftError(f"{path} holds no JSON object")
+        raise DataError(f"{path} holds no JSON object")
     return value
 
 
 def parse_json(text: str | bytes, source: Source) -> Any:
     """A JSON text that must hold no half of a surrogate pair either."""
     try:
-        found = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = decode_json(found)
-        if _SURROGATE.search(found):
+        plain = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = decode_json(plain)
+        if _SURROGATE.search(plain):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
-        raise WeftError(f"{source} is not valid JSON: it is no UTF-8 text") from None
+        raise DataError(f"{source} is not valid JSON: it is no UTF-8 text") from None
     except _RefusedError as error:
-        raise WeftError(f"{source} is not valid JSON: {error}") from None
+        raise DataError(f"{source} is not valid JSON: {error}") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
-        raise WeftError(f"{source} is not valid JSON: {_reason(error)} ({place})") from None
+        raise DataError(f"{source} is not valid JSON: {_reason(error)} ({place})") from None
     return value
 
 
@@ -146,14 +146,14 @@ def finite_number(text: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise _RefusedError(f"it names {ascii(key)[:80]} twice")
             seen.add(key)
-    return found
+    return values
 
 
 def _reason(error: json.JSONDecodeError) -> str:

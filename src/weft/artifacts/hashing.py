@@ -18,7 +18,11 @@ HASH_LENGTH = 32  # hex digits kept: 128 bits
 
 
 def hash_json(value: Any) -> str:
-    """Hash of a JSON-serialisable value; key order does not count."""
+    """Hash of a JSON-serialisable value; key order does not count.
+
+    >>> hash_json({"rank": 16, "alpha": 32}) == hash_json({"alpha": 32, "rank": 16})
+    True
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:HASH_LENGTH]
 

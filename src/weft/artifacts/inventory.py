@@ -18,22 +18,22 @@ _STEP = 1 << 20  # bytes
 
 
 def take_inventory(folder: Path, names: Iterable[str] | None = None) -> dict[str, tuple[int, str]]:
-    """Every file of a folder, or those of the names; hidden ones are nobody's.
+    """Every file of a folder, or those of the names; without hidden ones.
 
     Reads them once: a processor hashes 1 to 3 GB a second, so a disk decides how long it takes.
     """
-    found = files_in(folder) if names is None else names
-    return {name: _size_and_hash(folder / name) for name in sorted(found)}
+    files = files_in(folder) if names is None else names
+    return {name: _size_and_hash(folder / name) for name in sorted(files)}
 
 
 def difference(
     folder: Path, inventory: Inventory, besides: Collection[str] | None = None
 ) -> str | None:
-    """The first way in which a folder is not what the inventory says, in a few words; None if it
+    """The first difference between a folder and its inventory, in a few words; None if it
     is. Further files are a difference too, but those `besides`; without these any may be there."""
-    found = files_in(folder)
+    files = files_in(folder)
     for name, (size, digest) in sorted(inventory.items()):
-        if name not in found:
+        if name not in files:
             return f"{name} is missing"
         try:
             now = _size_and_hash(folder / name)
@@ -43,32 +43,32 @@ def difference(
             return f"{name} has {now[0]:,} bytes, not {size:,}"
         if now[1] != digest:
             return f"{name} was changed"
-    more = set() if besides is None else found - inventory.keys() - set(besides)
+    more = set() if besides is None else files - inventory.keys() - set(besides)
     return f"{min(more)} was added" if more else None
 
 
 def files_in(folder: Path) -> set[str]:
     """The names of all files below a folder that are not hidden."""
-    found = set()
+    paths = set()
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         place = Path(root).relative_to(folder)
-        found |= {(place / name).as_posix() for name in files if not name.startswith(".")}
-    return found
+        paths |= {(place / name).as_posix() for name in files if not name.startswith(".")}
+    return paths
 
 
 def parse_inventory(value: object) -> dict[str, tuple[int, str]] | None:
     """An inventory as JSON holds it; None where it is none."""
     if not isinstance(value, dict):
         return None
-    found: dict[str, tuple[int, str]] = {}
+    inventory: dict[str, tuple[int, str]] = {}
     for name, entry in value.items():
         match entry:
             case [int(size), str(digest)]:
-                found[name] = (size, digest)
+                inventory[name] = (size, digest)
             case _:
                 return None
-    return found
+    return inventory
 
 
 def _size_and_hash(path: Path) -> tuple[int, str]:

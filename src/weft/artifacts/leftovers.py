@@ -1,7 +1,7 @@
 """The temporary siblings of what is being written: whose they are, and what killed processes left.
 
 A temporary `.NAME.k3v9x_0a.part` is locked (flock) by the process that writes it, so one whose
-lock is free belongs to nobody and is removed by the next process that writes NAME.
+lock is free was left by a killed process and is removed by the next process that writes NAME.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ def is_unpublished(path: Path) -> bool:
 
 def held_folder(path: Path) -> tuple[Path, int | None]:
     """A new temporary folder beside `path`, and a descriptor that holds it for this process (None
-    where the file system has no locks: then nobody removes it either)."""
+    where the file system has no locks: then leftovers stay)."""
     remove_leftovers(path.parent, path.name)
     while True:
-        made = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        folder = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
-            return Path(made), _lock(Path(made))
+            return Path(folder), _lock(Path(folder))
         except (BlockingIOError, FileNotFoundError):  # another process takes it for a leftover
             continue
         except OSError:
-            return Path(made), None
+            return Path(folder), None
 
 
 def release(lock: int | None) -> None:
+    """Give up the hold on a folder; None is none."""
     if lock is not None:
         os.close(lock)
 
@@ -51,10 +52,10 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """
     try:
         with os.scandir(folder) as entries:
-            found = [(entry.name, _PART.fullmatch(entry.name)) for entry in entries]
+            matches = [(entry.name, _PART.fullmatch(entry.name)) for entry in entries]
     except OSError:
         return
-    for left, match in found:
+    for left, match in matches:
         if match is not None and name in (None, match["name"]):
             with suppress(OSError):
                 _remove(folder / left, folder / match["name"], bool(match["old"]))

@@ -1,4 +1,4 @@
-"""Weights that are there as a pickle alone: they are not read, and this says how to convert them."""
+"""Weights that are there as a pickle alone: they are not read, and this is how to convert them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from weft.artifacts.tensors import PICKLES
 
 def pickled_weights(folder: Path, stems: Sequence[str]) -> list[str]:
     """Names of the pickle files in a folder whose names start with one of the stems."""
-    found = [one.name for one in folder.iterdir() if one.suffix in PICKLES]
-    return sorted(name for name in found if name.startswith(tuple(stems)))
+    pickles = [one.name for one in folder.iterdir() if one.suffix in PICKLES]
+    return sorted(name for name in pickles if name.startswith(tuple(stems)))
 
 
 def pickle_advice(folder: Path, names: Sequence[str], wanted: str) -> str:

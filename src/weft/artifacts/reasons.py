@@ -22,5 +22,5 @@ _REASONS = {
 
 def reason(error: OSError) -> str:
     """Why the system refused, in a few words."""
-    said = error.strerror or str(error) or type(error).__name__
-    return _REASONS.get(error.errno or 0, said)
+    text = error.strerror or str(error) or type(error).__name__
+    return _REASONS.get(error.errno or 0, text)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from weft.errors import WeftError
+from weft.errors import WriteError
 
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
@@ -34,19 +34,21 @@ def _rename(source: Path, target: Path, flag: int) -> int | None:
     return None if code in _LACKING else code
 
 
-def taken(path: Path) -> WeftError:
-    return WeftError(f"{path} exists already; name another folder or remove it")
+def exists_already(path: Path) -> WriteError:
+    """The error for something that stands in the place of a new folder."""
+    return WriteError(f"{path} exists already; name another folder or remove it")
 
 
-def changed(path: Path) -> WeftError:
-    return WeftError(f"{path} was replaced by another process meanwhile, and is left as it is")
+def replaced_meanwhile(path: Path) -> WriteError:
+    """The error for a folder that another process put in the place of the one to replace."""
+    return WriteError(f"{path} was replaced by another process meanwhile, and is left as it is")
 
 
 def move_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
     """Rename a folder to `target`, which must be absent, or with `over_empty` an empty folder.
 
     One step of the file system, so that of several processes one wins and the others get a
-    `WeftError`. Where there is no rename that refuses to replace, a plain one is as good but for
+    `WriteError`. Where there is no rename that refuses to replace, a plain one is as good but for
     an empty folder, which it takes the place of (POSIX: of no other).
     """
     code = _rename(source, target, _NOREPLACE)
@@ -56,10 +58,10 @@ def move_new(source: Path, target: Path, *, over_empty: bool = False) -> None:
             return
         except OSError as error:
             if error.errno in _TAKEN:
-                raise taken(target) from None
+                raise exists_already(target) from None
             raise
     if code in _TAKEN:
-        raise taken(target)
+        raise exists_already(target)
     if code:
         raise OSError(code, os.strerror(code), str(source), None, str(target))
 

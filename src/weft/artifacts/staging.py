@@ -13,7 +13,7 @@ from pathlib import Path
 
 from weft.artifacts.atomic import check_folder, real, reason
 from weft.artifacts.renames import move_new, sync, sync_tree
-from weft.errors import WeftError
+from weft.errors import BusyError, DataError, WeftError, WriteError
 
 _LOCK = ".lock"
 
@@ -23,7 +23,8 @@ def staged(out: Path, key: str) -> Iterator[Path]:
     """Yield a hidden sibling of `out`, named by the key; rename it to `out` when all ends well.
 
     The same key (16 hex digits) finds what a killed or interrupted process had done; an error
-    leaves nothing. `out` must be absent or empty. One process at a time; at the end, what others
+    leaves nothing. `out` must be absent or empty (`WriteError`). One process at a time, the others
+    get a `BusyError`; at the end, what others
     of other keys left for the same `out` is removed, unless they still live.
     """
     out = real(out)
@@ -33,9 +34,9 @@ def staged(out: Path, key: str) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
     except OSError as error:
-        raise WeftError(f"{out} can't be written: {reason(error)}") from None
+        raise WriteError(f"{out} can't be written: {reason(error)}") from None
     if lock is None:
-        raise WeftError(f"another process is making {out}; wait for it")
+        raise BusyError(f"another process is writing {out}; wait until it is done")
     try:
         check_folder(out, new=True)  # another process may have finished it meanwhile
         empty = out.exists()
@@ -47,21 +48,21 @@ def staged(out: Path, key: str) -> Iterator[Path]:
             # A process that has just published `out` takes a folder without its lock for a leftover.
             check_folder(out, new=True)
         if isinstance(error, OSError):
-            raise WeftError(_said(error, folder, out)) from error
+            raise _weft_error(error, folder, out) from error
         if isinstance(error, WeftError) and str(folder) in str(error):
-            raise WeftError(str(error).replace(str(folder), str(out))) from error
+            raise type(error)(str(error).replace(str(folder), str(out))) from error
         raise
     finally:
         os.close(lock)
     _remove_left(out)
 
 
-def _said(error: OSError, folder: Path, out: Path) -> str:
-    """One sentence: an error of another file than those that are made is one of reading it."""
-    made = error.filename is None or str(error.filename).startswith(str(folder))
-    if made or error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{out} can't be written: {reason(error)}"
-    return f"{error.filename} can't be read: {reason(error)}"
+def _weft_error(error: OSError, folder: Path, out: Path) -> WeftError:
+    """As one sentence: an error of a file outside of `folder` is one of reading it."""
+    writing = error.filename is None or str(error.filename).startswith(str(folder))
+    if writing or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WriteError(f"{out} can't be written: {reason(error)}")
+    return DataError(f"{error.filename} can't be read: {reason(error)}")
 
 
 def _named(out: Path, key: str) -> Path:

@@ -17,7 +17,7 @@ import torch
 
 from weft.artifacts.documents import open_regular, parse_json
 from weft.artifacts.reasons import reason
-from weft.errors import WeftError
+from weft.errors import DataError
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -69,10 +69,10 @@ class Header:
 
 
 def open_weights(path: Path) -> int:
-    """A file descriptor for reading; a `WeftError` for what is no plain file or holds a pickle."""
+    """A file descriptor for reading; a `DataError` for what is no plain file or holds a pickle."""
     path = Path(path)
     if path.suffix in PICKLES:
-        raise WeftError(f"{path} is a pickle file, and a pickle file is never read")
+        raise DataError(f"{path} is a pickle file, and a pickle file is never read")
     return open_regular(path)
 
 
@@ -88,27 +88,27 @@ def read_header(path: Path) -> Header:
 def header_of(descriptor: int, path: Path) -> Header:
     """The checked header of an open safetensors file.
 
-    Raises `WeftError` unless the header is JSON of the right kind without doubles, and the
+    Raises `DataError` unless the header is JSON of the right kind without doubles, and the
     tensors fill the rest of the file without a hole or an overlap, each as long as its dtype and
     shape say.
     """
     size = os.fstat(descriptor).st_size
     start = read_exactly(descriptor, min(size, 8), 0, path)
     if size < 8:
-        raise WeftError(f"{path} is too short for a safetensors file: {size} bytes")
+        raise DataError(f"{path} is too short for a safetensors file: {size} bytes")
     length = int.from_bytes(start, "little")
     if length > min(MOST_HEADER, size - 8):
-        raise WeftError(f"{path} {_not_safetensors(descriptor, length, size, path)}")
+        raise DataError(f"{path} {_not_safetensors(descriptor, length, size, path)}")
     raw = read_exactly(descriptor, length, 8, path)
     entries = _parse(raw, path)
     metadata = _metadata(entries.pop("__metadata__", {}), path)
     data = 8 + length
-    found = {name: _stored(name, entry, data, path) for name, entry in entries.items()}
-    return Header(_check_cover(found, data, size, path), metadata, start + raw, size)
+    tensors = {name: _stored(name, entry, data, path) for name, entry in entries.items()}
+    return Header(_check_cover(tensors, data, size, path), metadata, start + raw, size)
 
 
 def read_exactly(descriptor: int, count: int, offset: int, path: Path) -> bytes:
-    """`count` bytes from `offset`; a `WeftError` when the file ends before."""
+    """`count` bytes from `offset`; a `DataError` when the file ends before."""
     buffer = bytearray(count)
     read_into(descriptor, memoryview(buffer), offset, path)
     return bytes(buffer)
@@ -121,9 +121,9 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> N
         try:
             count = os.preadv(descriptor, [buffer[done:]], offset + done)
         except OSError as error:
-            raise WeftError(f"{path} can't be read: {reason(error)}") from None
+            raise DataError(f"{path} can't be read: {reason(error)}") from None
         if not count:
-            raise WeftError(f"{path} ends at byte {offset + done}: it was cut while being read")
+            raise DataError(f"{path} ends at byte {offset + done}: it was cut while being read")
         done += count
 
 
@@ -142,17 +142,19 @@ def _not_safetensors(descriptor: int, length: int, size: int, path: Path) -> str
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     entries = parse_json(raw, f"{path}: its header") if raw[:1] == b"{" else None
     if not isinstance(entries, dict):
-        raise WeftError(f"{path}: its header is not valid JSON")
+        raise DataError(f"{path}: its header is not valid JSON")
     for name in entries:
         if not name.isprintable():
-            raise WeftError(f"{path} names a tensor {name!a}, with control characters")
+            raise DataError(f"{path} names a tensor {name!a}, with control characters")
     return entries
 
 
-def _metadata(given: Any, path: Path) -> dict[str, str]:
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
-        raise WeftError(f"{path} has metadata that is not text by name")
-    return given
+def _metadata(metadata: Any, path: Path) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(
+        isinstance(text, str) for text in metadata.values()
+    ):
+        raise DataError(f"{path} has metadata that is not text by name")
+    return metadata
 
 
 def _whole(value: Any) -> bool:
@@ -163,41 +165,43 @@ def _stored(name: str, entry: Any, data: int, path: Path) -> Stored:
     """One entry of the header, by itself; `data` is where the data begins."""
     of = f"{path}: tensor '{name}'"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise WeftError(f"{of} needs exactly a dtype, a shape and data_offsets")
+        raise DataError(f"{of} needs exactly a dtype, a shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WeftError(f"{of} has the unknown dtype {ascii(dtype)[:40]}")
+        raise DataError(f"{of} has the unknown dtype {ascii(dtype)[:40]}")
     if not isinstance(shape, list) or not all(_whole(size) for size in shape):
-        raise WeftError(f"{of} has a shape that is not a list of whole numbers")
+        raise DataError(f"{of} has a shape that is not a list of whole numbers")
     if math.prod(size for size in shape if size) > _MOST_ELEMENTS or len(shape) > 64:
-        raise WeftError(f"{of} has a shape too large for any tensor")
+        raise DataError(f"{of} has a shape too large for any tensor")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_whole, offsets)):
-        raise WeftError(f"{of} has data_offsets that are not two whole numbers")
+        raise DataError(f"{of} has data_offsets that are not two whole numbers")
     begin, end = offsets
     need = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != need:
-        raise WeftError(f"{of} has {end - begin} bytes, but {dtype} of {shape} takes {need}")
+        raise DataError(f"{of} has {end - begin} bytes, but {dtype} of {shape} takes {need}")
     return Stored(DTYPES[dtype], tuple(shape), data + begin, need)
 
 
 def _check_cover(
-    found: Mapping[str, Stored], data: int, size: int, path: Path
+    tensors: Mapping[str, Stored], data: int, size: int, path: Path
 ) -> dict[str, Stored]:
     """The tensors in the order of their bytes, which must cover the file's data once."""
-    order = sorted(found, key=lambda name: (found[name].start, found[name].bytes))
+    order = sorted(tensors, key=lambda name: (tensors[name].start, tensors[name].bytes))
     reached = data
     for name in order:
-        start = found[name].start
+        start = tensors[name].start
         if start < reached:
-            raise WeftError(f"{path}: tensor '{name}' overlaps the one before it")
+            raise DataError(f"{path}: tensor '{name}' overlaps the one before it")
         if start > reached:
-            raise WeftError(f"{path}: {start - reached} bytes before tensor '{name}' are no one's")
-        reached = start + found[name].bytes
+            raise DataError(
+                f"{path}: {start - reached} bytes before tensor '{name}' belong to none"
+            )
+        reached = start + tensors[name].bytes
         if reached > size:
-            raise WeftError(f"{path} is cut: tensor '{name}' ends {reached - size} bytes after it")
+            raise DataError(f"{path} is cut: tensor '{name}' ends {reached - size} bytes after it")
     if reached < size:
-        raise WeftError(f"{path} has {size - reached} bytes after the last tensor")
-    return {name: found[name] for name in order}
+        raise DataError(f"{path} has {size - reached} bytes after the last tensor")
+    return {name: tensors[name] for name in order}
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,9 @@ def lay_out(
     reached = 0
     for name, dtype, shape in sorted(tensors, key=lambda one: -one[1].itemsize):
         if dtype not in _NAMES:
-            raise WeftError(f"tensor '{name}': safetensors has no name for {dtype}")
+            raise DataError(f"tensor '{name}': safetensors has no name for {dtype}")
         if name in entries or not name.isprintable():
-            raise WeftError(f"{name!a} can't be the name of a tensor in a safetensors file")
+            raise DataError(f"{name!a} can't be the name of a tensor in a safetensors file")
         end = reached + math.prod(shape) * dtype.itemsize
         offsets = [reached, end]
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
@@ -235,7 +239,7 @@ def lay_out(
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MOST_HEADER:
-        raise WeftError(f"{len(tensors)} tensors need a header of more than {MOST_HEADER} bytes")
+        raise DataError(f"{len(tensors)} tensors need a header of more than {MOST_HEADER} bytes")
     data = 8 + len(text)
     stored = {
         name: Stored(dtype, shape, data + begin, end - begin)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from weft.evaluation.result import Result
 
 
-def compare(
+def compare_command(
     results: Annotated[
         list[Path], typer.Argument(help="Result folders; the first is the baseline.")
     ],
@@ -29,12 +29,12 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare results with the first one: difference, 95 % interval, paired tests."""
-    from weft.errors import WeftError
+    from weft.errors import SettingError
     from weft.evaluation.compare import common_metrics, compare_table, estimate
     from weft.evaluation.result import Result
 
     if len(results) < 2:
-        raise WeftError("compare needs two result folders or more")
+        raise SettingError("compare needs two result folders or more")
     loaded = dict(zip(_names(results), map(Result.load, results), strict=True))
     baseline = next(iter(loaded))
     metrics = metric or common_metrics(loaded)
@@ -47,13 +47,13 @@ def compare(
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """Folder names where they tell the results apart, else the paths as given."""
-    from weft.errors import WeftError
+    """The folders' names where all differ, else the paths as they were written."""
+    from weft.errors import SettingError
 
     short = [path.resolve().name for path in paths]
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
     if len(set(names)) != len(names):
-        raise WeftError("compare got the same result folder twice")
+        raise SettingError("compare got the same result folder twice")
     return names
 
 

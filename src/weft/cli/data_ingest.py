@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from weft.cli.data_tables import Json, print_ingest, print_json, print_notes
+from weft.cli.data_tables import print_ingest, print_json, print_notes
 
 READ, KEEP, WRITE = "What to read", "What to keep", "What to write"
 
 
-def ingest(
+def ingest_command(
     source: Annotated[
         Path,
         typer.Argument(
@@ -23,14 +23,14 @@ def ingest(
     items: Annotated[
         Path | None,
         typer.Option(
-            help="The file of items with their titles; its own name tells its format. Not needed where it lies beside the source (parquet, recbole, movielens) or where the source has a column 'title'.",
+            help="The file of items with their titles; its format follows from its name. Not needed where it lies beside the source (parquet, recbole, movielens) or where the source has a column 'title'.",
             rich_help_panel=READ,
         ),
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
-            help="The source's format, of those that 'weft data formats' lists. Unset: told by the file's name.",
+            help="The source's format, one of those that 'weft data formats' lists. Unset: it follows from the file's name.",
             rich_help_panel=READ,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def ingest(
     list_separator: Annotated[
         str | None,
         typer.Option(
-            help="What stands between the items of one cell, where each row is a list of items, such as ',' or 'space'. Lists in brackets need none.",
+            help="What separates the items of one cell, where each row is a list of items, such as ',' or 'space'. Lists in brackets need none.",
             rich_help_panel=READ,
         ),
     ] = None,
@@ -189,7 +189,7 @@ def ingest(
         bool,
         typer.Option("--replace", help="Replace the folder if it is there.", rich_help_panel=WRITE),
     ] = False,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Turn a log of any format into a domain folder.
 
@@ -210,7 +210,8 @@ def ingest(
     from weft.artifacts.atomic import check_parents
     from weft.data import ingest as run
     from weft.data.filters import Filters
-    from weft.data.source import Source, checked
+    from weft.data.source import Source
+    from weft.settings import validate
 
     settings = {
         "format": format, "interactions": source, "items": items, "columns": _pairs(column),
@@ -227,23 +228,23 @@ def ingest(
     }  # fmt: skip
     check_parents(destination)  # before the work, not after it
     report = run.ingest(
-        checked(Source, settings), destination,
-        name=name, filters=checked(Filters, filters), replace=replace,
+        validate(Source, settings), destination,
+        name=name, filters=validate(Filters, filters), replace=replace,
     )  # fmt: skip
     print_json(report) if json else print_ingest(report)
     print_notes(report)
 
 
-def _pairs(given: list[str] | None) -> dict[str, str]:
-    from weft.errors import WeftError
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    from weft.errors import SettingError
 
     pairs: dict[str, str] = {}
-    for text in given or []:
+    for text in texts or []:
         left, equals, right = text.partition("=")
         if not (left and equals and right):
-            raise WeftError(f"'{text}' must be NAME=VALUE")
+            raise SettingError(f"'{text}' must be NAME=VALUE")
         if left in pairs:
-            raise WeftError(f"'{left}' is mapped twice: to '{pairs[left]}' and to '{right}'")
+            raise SettingError(f"'{left}' is mapped twice: to '{pairs[left]}' and to '{right}'")
         pairs[left] = right
     return pairs
 

@@ -13,7 +13,7 @@ from weft.safe_text import spaced
 if TYPE_CHECKING:
     from weft.data.filters import Counts
     from weft.data.ingest import IngestReport
-    from weft.data.inspect import Bin, DomainReport, Spread
+    from weft.data.inspect import Bin, DomainReport, Quartiles
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -100,13 +100,18 @@ def print_domain(report: DomainReport) -> None:
     for column, count in report.text_columns.items():
         share = f"{count / max(1, items):.1%}"
         table.add_row(share, f"of the items have a text '{spaced(column)}'")
+    if report.split is not None:
+        for part in ("train", "validation", "test"):
+            sizes = getattr(report.split, part)
+            where = f"{part} targets of {sizes.users:,} users ({spaced(report.split.split)})"
+            table.add_row(f"{sizes.targets:,}", where)
     console = safe_console()
     console.print(table)
     for what, spread, bins in (
         ("sequence length", report.lengths, report.length_histogram),
         ("title length in characters", report.titles, report.title_histogram),
     ):
-        console.print(what + _said(spread))
+        console.print(what + _quartiles(spread))
         console.print(_bars(bins))
 
 
@@ -114,7 +119,7 @@ def _of(part: int, whole: int, what: str) -> str:
     return f" ({part:,} = {part / whole:.1%} {what}".rstrip() + ")" if part else ""
 
 
-def _said(spread: Spread | None) -> str:
+def _quartiles(spread: Quartiles | None) -> str:
     if spread is None:
         return ": none"
     s = spread

@@ -8,16 +8,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from weft.data.build_items import read_items
+from weft.data.build_items import build_items
 from weft.data.build_rows import Placed, Rows, number_users, place_items, read_rows
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.faults import Mask
-from weft.data.filters import Filters, keep_items, kept_items
+from weft.data.filters import Filters, item_mask, keep_items
 from weft.data.raw import BadRows, RawLog, Table
 from weft.data.source import Faulty, Unlisted
 from weft.data.time_checks import odd_times, order_index
 from weft.data.times import ORDER_INDEX_LIMIT, Times
-from weft.errors import WeftError
+from weft.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ def build_domain(
     log.require("user_id", "item_id", *(["timestamp"] if raw.time_unit != "order" else []))
     if minimum_rating is not None:
         log.require("rating")
-    items = read_items(raw, bad_rows, checked=checked)
+    items = build_items(raw, bad_rows, checked=checked)
     rows = read_rows(raw, items.frame["item_id"], minimum_rating, checked=checked)
     outside = _outside(rows.times, filters)
     placed = place_items(rows, items.frame, unlisted, rows.below | outside | rows.faults.mask())
     bad = rows.faults.mask() & ~rows.below & ~placed.dropped
-    anyway = bad & (outside | ~_of_kept_items(placed, filters))
+    anyway = bad & (outside | ~_of_wanted_items(placed, filters))
     dropped = rows.faults.settle(bad & ~anyway, bad_rows)
     keep = ~(rows.below | bad) & (placed.item >= 0)
     if not keep.any():
-        raise WeftError(f"{log.file}: no interaction is left (rating too low or item not listed)")
+        raise DataError(f"{log.file}: no interaction is left (rating too low or item not listed)")
     domain = Domain(name, Catalogue(placed.items), _sequences(rows, placed.item, keep))
     if raw.items is None and bad.any():  # what only bad rows name is no item
         domain = keep_items(domain, np.bincount(placed.item[~bad], minlength=len(placed.items)) > 0)
@@ -102,12 +102,12 @@ def _outside(times: Times, filters: Filters | None) -> Mask:
     return out
 
 
-def _of_kept_items(placed: Placed, filters: Filters | None) -> Mask:
+def _of_wanted_items(placed: Placed, filters: Filters | None) -> Mask:
     """[n] of an item that the filters of items keep, or of none."""
     if filters is None or not (filters.where or filters.titled):
         return np.ones(len(placed.item), dtype=bool)
-    kept: Mask = np.append(kept_items(placed.items, filters), True)[placed.item]  # -1: the last
-    return kept & ~(placed.lost & (placed.item < 0))  # an item that would be added has no text
+    wanted: Mask = np.append(item_mask(placed.items, filters), True)[placed.item]  # -1: the last
+    return wanted & ~(placed.lost & (placed.item < 0))  # an item that would be added has no text
 
 
 def _sequences(rows: Rows, item: NDArray[np.int32], keep: Mask) -> Sequences:
@@ -143,7 +143,7 @@ def _order(
 def _time_notes(seconds: NDArray[np.int64], keep: Mask, log: Table) -> list[str]:
     """Sentences on times that are odd for a log of the web."""
     rows = np.flatnonzero(keep)
-    kept = seconds[rows]
-    if kept.max() < ORDER_INDEX_LIMIT:
-        return [f"{log.file}: {order_index(kept, ORDER_INDEX_LIMIT)}"]
-    return [f"{log.file}: {one}" for one in odd_times(kept, lambda at: log.place(int(rows[at])))]
+    left = seconds[rows]
+    if left.max() < ORDER_INDEX_LIMIT:
+        return [f"{log.file}: {order_index(left, ORDER_INDEX_LIMIT)}"]
+    return [f"{log.file}: {one}" for one in odd_times(left, lambda at: log.place(int(rows[at])))]

@@ -25,10 +25,10 @@ class Items:
     notes: tuple[str, ...] = ()
 
 
-def read_items(raw: RawLog, bad_rows: Faulty, *, checked: bool = True) -> Items:
+def build_items(raw: RawLog, bad_rows: Faulty, *, checked: bool = True) -> Items:
     """The rows of the items' table; without one, each item of the log with its first row's texts.
 
-    Raises `WeftError` for an empty id, and for a second row of an item unless the format's files
+    Raises `DataError` for an empty id, and for a second row of an item unless the format's files
     are known to repeat rows; with `bad_rows` "drop" the first row counts. `checked`: words for a
     missing value (see `missing`) count as one.
     """

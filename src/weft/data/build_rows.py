@@ -16,7 +16,7 @@ from weft.data.source import TimeUnit, Unlisted
 from weft.data.time_checks import likely_unit
 from weft.data.times import DAY_ZERO, ORDER_INDEX_LIMIT, YEAR_10000, Times, read_times
 from weft.data.written_times import format_hint
-from weft.errors import WeftError
+from weft.errors import DataError
 
 Cells = pl.DataFrame
 
@@ -35,11 +35,11 @@ class Rows:
 def read_rows(
     raw: RawLog, item_ids: pl.Series, minimum_rating: float | None, *, checked: bool
 ) -> Rows:
-    """Read the log. Raises `WeftError` only for what is wrong with the log as a whole."""
+    """Read the log. Raises `DataError` only for what is wrong with the log as a whole."""
     log = raw.interactions
     cells, notes = _read_cells(log, item_ids, minimum_rating is not None)
     if cells.is_empty():
-        raise WeftError(f"{log.file}: there is no interaction in it")
+        raise DataError(f"{log.file}: there is no interaction in it")
     faults = Faults(log, cells.height)
     users = cells["user_id"]
     faults.add((users.is_null() | (users.cast(pl.String) == "")).to_numpy(), "user_id", "is empty")
@@ -97,7 +97,7 @@ def number_users(users: pl.Series) -> tuple[NDArray[np.int32], pl.Series]:
 
 
 def _refuse_other_unit(column: pl.Series, times: Times, log: Table) -> None:
-    """Raise `WeftError` if the times as a whole can't be what they were read as."""
+    """Raise `DataError` if the times as a whole can't be what they were read as."""
     seconds = times.seconds[times.readable]
     if not len(seconds):
         return
@@ -217,7 +217,7 @@ def place_items(rows: Rows, items: pl.DataFrame, unlisted: Unlisted, settled: Ma
     """Settle the interactions whose item has no catalogue row; empty ids become faults.
 
     `settled` [n]: rows that something else leaves out, or that are bad already.
-    Raises `WeftError` for the first other row if `unlisted` is "error".
+    Raises `DataError` for the first other row if `unlisted` is "error".
     """
     log, faults = rows.faults.table, rows.faults
     item = rows.cells["item_id"].cast(pl.Int32).fill_null(-1).to_numpy().copy()
@@ -274,7 +274,7 @@ def _refuse_unlisted(
 
 
 def _other_spelling(wanted: str, items: pl.Series) -> str:
-    """What to say if the catalogue writes the id otherwise: with zeros, spaces, in another case."""
+    """A hint if the catalogue writes the id otherwise: with zeros, spaces, in another case."""
 
     def plain(column: pl.Series) -> pl.Series:
         text = column.str.strip_chars().str.to_lowercase().str.replace(r"\.0+$", "")

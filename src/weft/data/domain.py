@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_arrays
-from weft.errors import WeftError
+from weft.errors import DataError
 from weft.names import check_name
 
 IntArray = NDArray[np.integer]
@@ -29,7 +29,7 @@ class Catalogue:
     def __post_init__(self) -> None:
         for column in ("item_id", "title"):
             if column not in self.frame.columns:
-                raise WeftError(f"a catalogue needs the column '{column}'")
+                raise DataError(f"a catalogue needs the column '{column}'")
 
     def __len__(self) -> int:
         return self.frame.height
@@ -75,7 +75,7 @@ class Sequences:
 
     def __post_init__(self) -> None:
         if len(self.offsets) != len(self.user_ids) + 1 or self.offsets[-1] != len(self.item):
-            raise WeftError("the offsets of the sequences do not fit their users and items")
+            raise DataError("the offsets of the sequences do not fit their users and items")
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -102,7 +102,21 @@ class Sequences:
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """One catalogue and its users' sequences."""
+    """One catalogue and its users' sequences.
+
+    >>> shop = Domain(
+    ...     "shop",
+    ...     Catalogue(pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Chair", "Lamp", "Rug"]})),
+    ...     Sequences(  # ann: a, c, b; bob: b
+    ...         user_ids=pl.Series(["ann", "bob"]),
+    ...         offsets=np.array([0, 3, 4]),
+    ...         item=np.array([0, 2, 1, 1], dtype=np.int32),
+    ...         time=np.array([1_400_000_000, 1_400_000_060, 1_400_000_120, 1_400_000_000]),
+    ...     ),
+    ... )
+    >>> [shop.items.titles[item] for item in shop.sequences.of(0)]
+    ['Chair', 'Rug', 'Lamp']
+    """
 
     name: str
     items: Catalogue
@@ -112,7 +126,7 @@ class Domain:
         check_name(self.name, "the domain's name")
         item = self.sequences.item
         if len(item) and (item.min() < 0 or item.max() >= len(self.items)):
-            raise WeftError(f"domain '{self.name}': a sequence names an item outside the catalogue")
+            raise DataError(f"domain '{self.name}': a sequence names an item outside the catalogue")
 
     @cached_property
     def hash(self) -> str:
@@ -133,6 +147,14 @@ class Examples:
     """(user, history, target) triples of one domain.
 
     history = sequence of `user[i]` up to, without, position `end[i]`; target = the item there.
+
+    >>> from weft.data.mall import mall
+    >>> toys = mall(users=60, items=40)["toys"]
+    >>> toys.sequences.of(0)
+    array([25, 24, 31, 12,  0], dtype=int32)
+    >>> examples = Examples(toys, np.array([0, 0]), np.array([1, 3]))
+    >>> examples.histories(), examples.targets
+    ([array([25], dtype=int32), array([25, 24, 31], dtype=int32)], array([24, 12], dtype=int32))
     """
 
     domain: Domain
@@ -157,6 +179,22 @@ class Examples:
             sequences.item[start : start + end]
             for start, end in zip(starts.tolist(), self.end.tolist(), strict=True)
         ]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """[interactions]: which of the domain's interactions are in a history or a target here. Of a
+        split's training part: all that training sees.
+
+        >>> from weft.data.mall import mall
+        >>> toys = mall(users=60, items=40)["toys"]
+        >>> examples = Examples(toys, np.array([0, 0]), np.array([1, 3]))
+        >>> toys.sequences.item[examples.seen]
+        array([25, 24, 31, 12], dtype=int32)
+        """
+        sequences = self.domain.sequences
+        last = np.zeros(len(sequences), dtype=np.int64)
+        np.maximum.at(last, self.user, self.end + 1)
+        return sequences.positions < last[sequences.users]
 
     def user_ids(self) -> list[str]:
         return self.domain.sequences.user_ids.gather(self.user).to_list()

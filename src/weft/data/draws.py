@@ -1,4 +1,4 @@
-"""Random draws that hang on a seed and an id, never on the order of rows.
+"""Random draws that depend on a seed and an id, never on the order of rows.
 
 A user's key is a hash of the seed and the user's id, so that the same users are drawn from a
 shuffled file, and a sample of 100 users is part of the sample of 1,000 with the same seed.

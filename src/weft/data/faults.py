@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weft.data.raw import NAMED, BadRows, Table
 from weft.data.source import Faulty
-from weft.errors import WeftError
+from weft.errors import DataError
 
 Mask = NDArray[np.bool_]
 
@@ -21,29 +21,29 @@ class Faults:
 
     table: Table
     rows: int
-    found: list[tuple[Mask, str, Callable[[int], str]]] = field(default_factory=list)
+    reports: list[tuple[Mask, str, Callable[[int], str]]] = field(default_factory=list)
 
     def add(self, mask: Mask, column: str, what: str | Callable[[int], str]) -> None:
         """`mask` [rows]; `what` completes "column 'x' …"."""
         if mask.any():
             words = what if callable(what) else (lambda _, text=what: text)
-            self.found.append((mask, column, words))
+            self.reports.append((mask, column, words))
 
     def mask(self) -> Mask:
         """[rows]: has the row any fault?"""
         out: Mask = np.zeros(self.rows, dtype=bool)
-        for mask, _, _ in self.found:
+        for mask, _, _ in self.reports:
             out |= mask
         return out
 
     def sentences(self, bad: Mask) -> Iterator[str]:
         """One sentence for each row of `bad`, in row order: its first fault."""
         for row in np.flatnonzero(bad).tolist():
-            column, words = next((c, words) for mask, c, words in self.found if mask[row])
+            column, words = next((c, words) for mask, c, words in self.reports if mask[row])
             yield self.table.sentence(row, column, words(row))
 
     def settle(self, bad: Mask, bad_rows: Faulty) -> BadRows:
-        """Raise `WeftError` for the first row of `bad` unless they are to be dropped."""
+        """Raise `DataError` for the first row of `bad` unless they are to be dropped."""
         count = int(bad.sum())
         if not count:
             return BadRows()
@@ -51,13 +51,13 @@ class Faults:
         if bad_rows == "fail":
             raise refusal(next(sentences), count)
         if count == self.rows:
-            raise WeftError(f"{next(sentences)}; all rows are bad, so none is left")
+            raise DataError(f"{next(sentences)}; all rows are bad, so none is left")
         return BadRows(
             count, tuple(sentence for sentence, _ in zip(sentences, range(NAMED), strict=False))
         )
 
 
-def refusal(sentence: str, count: int | None = None) -> WeftError:
+def refusal(sentence: str, count: int | None = None) -> DataError:
     """The error for a bad row where bad rows aren't dropped."""
     rows = "such rows" if count is None else "this row" if count == 1 else f"the {count:,} bad rows"
-    return WeftError(f"{sentence}; --bad-rows drop leaves {rows} out")
+    return DataError(f"{sentence}; --bad-rows drop leaves {rows} out")

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.draws import mix, user_keys
 from weft.data.times import ORDER_INDEX_LIMIT, YEAR_10000
-from weft.errors import WeftError
+from weft.errors import DataError, MismatchError, SettingError
 from weft.settings import StrictModel
 
 SECONDS_A_DAY = 86_400
@@ -76,7 +76,12 @@ class KCore(StrictModel):
 
 
 class Filters(StrictModel):
-    """What to leave out, applied in the order of the fields; by default nothing."""
+    """What to leave out, applied in the order of the fields; by default nothing.
+
+    >>> filters = Filters(time_from="2014-01-01", k_core=5, maximum_length=50)
+    >>> filters.time_from, filters.k_core
+    (1388534400, KCore(users=5, items=5))
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,7 +125,15 @@ class Filters(StrictModel):
 def apply_filters(domain: Domain, filters: Filters) -> tuple[Domain, tuple[Removed, ...]]:
     """The filtered domain and what each step removed.
 
-    Raises `WeftError`, naming the step, if a step leaves no interaction.
+    Raises `DataError`, naming the step, if a step leaves no interaction.
+
+    >>> from weft.data.mall import mall
+    >>> toys = mall(users=60, items=40)["toys"]
+    >>> filtered, steps = apply_filters(toys, Filters(k_core=5, maximum_length=8))
+    >>> [(one.step, one.after.interactions) for one in steps]
+    [('k_core users ≥ 5, items ≥ 5', 441), ('maximum_length 8', 371)]
+    >>> filtered.sequences.lengths.max()
+    np.int64(8)
     """
     done: list[Removed] = []
     for name, step in _steps(filters):
@@ -128,7 +141,7 @@ def apply_filters(domain: Domain, filters: Filters) -> tuple[Domain, tuple[Remov
         domain = step(domain)
         done.append(Removed(name, before, counts(domain)))
         if not len(domain.sequences.item):
-            raise WeftError(
+            raise DataError(
                 f"domain '{domain.name}': filter '{name}' leaves nothing of"
                 f" {before.users:,} users and {before.interactions:,} interactions"
             )
@@ -147,7 +160,7 @@ def _steps(f: Filters) -> list[tuple[str, Callable[[Domain], Domain]]]:
     if f.titled:
         steps.append(("titled", keep_titled))
     if f.time_from is not None or f.time_until is not None:
-        name = f"time [{_said(f.time_from)}, {_said(f.time_until)})"
+        name = f"time [{_bound(f.time_from)}, {_bound(f.time_until)})"
         steps.append((name, lambda d: keep_window(d, f.time_from, f.time_until)))
     if (one := f.one_per_day) is not None:
         steps.append((f"one_per_day {one}", lambda d: keep_one_per_day(d, one, f.seed)))
@@ -168,7 +181,7 @@ def _steps(f: Filters) -> list[tuple[str, Callable[[Domain], Domain]]]:
     return steps
 
 
-def _said(time: int | None) -> str:
+def _bound(time: int | None) -> str:
     return "" if time is None else datetime.fromtimestamp(time, UTC).isoformat()
 
 
@@ -176,7 +189,7 @@ def keep_where(domain: Domain, column: str, value: str) -> Domain:
     """Keep the items whose `column` is exactly `value`; the others leave the catalogue too."""
     frame = domain.items.frame
     if column not in frame.columns:
-        raise WeftError(
+        raise SettingError(
             f"domain '{domain.name}': where names the column '{column}'; its items have"
             f" {', '.join(frame.columns)}"
         )
@@ -188,7 +201,7 @@ def keep_titled(domain: Domain) -> Domain:
     return keep_items(domain, _titled(domain.items.frame))
 
 
-def kept_items(items: pl.DataFrame, filters: Filters) -> NDArray[np.bool_]:
+def item_mask(items: pl.DataFrame, filters: Filters) -> NDArray[np.bool_]:
     """[items]: which catalogue rows `where` and `titled` keep; a column that isn't there, all."""
     keep: NDArray[np.bool_] = np.ones(items.height, dtype=bool)
     for column, text in filters.where.items():
@@ -256,8 +269,8 @@ def k_core(domain: Domain, users: int = 5, items: int = 5, *, drop_items: bool =
         user, item, rows = user[keep], item[keep], rows[keep]
     mask = np.zeros(len(domain.sequences.item), dtype=bool)
     mask[rows] = True
-    kept = _keep(domain, mask)
-    return drop_unused_items(kept) if drop_items else kept
+    core = _keep(domain, mask)
+    return drop_unused_items(core) if drop_items else core
 
 
 def keep_long(domain: Domain, minimum: int) -> Domain:
@@ -297,9 +310,9 @@ def has_real_times(domain: Domain) -> bool:
 
 
 def require_real_times(domain: Domain, what: str) -> None:
-    """Raise `WeftError` if the domain has only an order index and `what` needs times."""
+    """Raise `MismatchError` if the domain has only an order index and `what` needs times."""
     if not has_real_times(domain):
-        raise WeftError(
+        raise MismatchError(
             f"domain '{domain.name}' has an order index and no times: {what} has no meaning there"
         )
 

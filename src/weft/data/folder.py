@@ -15,7 +15,7 @@ from weft.data.build import build_domain
 from weft.data.domain import Domain
 from weft.data.filters import counts
 from weft.data.readers.parquet import read_pair
-from weft.errors import WeftError
+from weft.errors import DataError, WriteError
 from weft.names import check_name
 
 MANIFEST = "domain.json"
@@ -26,8 +26,18 @@ def load_domain(path: str | Path, name: str | None = None) -> Domain:
 
     `name` defaults to that in domain.json, or without one to the folder's. Order: users by
     their first row in interactions.parquet, items by row of items.parquet, a user's interactions
-    by (timestamp, row). Raises `WeftError` with file, column and row, and if the content is not
-    the one whose hash domain.json holds.
+    by (timestamp, row).
+
+    A folder or table that is not there is a `NotFoundError`. A `DataError` names file, column and
+    row of what can't be read, or says that the content is not the one whose hash domain.json holds.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from weft.data.mall import mall
+    >>> with TemporaryDirectory() as place:
+    ...     folder = save_domain(mall(users=60, items=40)["toys"], f"{place}/toys")
+    ...     toys = load_domain(folder)
+    >>> toys.name, len(toys.items), toys.sequences.lengths.sum()
+    ('toys', 40, np.int64(453))
     """
     folder = Path(path)
     raw = read_pair(folder)
@@ -36,7 +46,7 @@ def load_domain(path: str | Path, name: str | None = None) -> Domain:
     check_name(name, f"{folder}: the domain's name")
     domain = build_domain(raw, name, checked="hash" not in manifest).domain
     if "hash" in manifest and manifest["hash"] != domain.hash:
-        raise WeftError(
+        raise DataError(
             f"{folder}: the tables are not those of domain.json (hash {domain.hash}, not"
             f" {manifest['hash']}); they were changed or damaged after they were written"
         )
@@ -53,7 +63,7 @@ def save_domain(
 ) -> Path:
     """Write the domain folder, whole or not at all; loading it gives the same `hash`.
 
-    domain.json holds the name, counts, hash, and what the caller says of the `source` and the
+    domain.json holds the name, counts, hash, and what the caller records of the `source` and the
     `filters` (`filters.describe`). An existing folder is an error unless `replace`, which
     replaces domain folders only. Users without an interaction are not written.
     """
@@ -83,13 +93,13 @@ def save_domain(
 
 
 def check_free(folder: Path, *, replace: bool) -> None:
-    """Raise `WeftError` if a domain can't be written to `folder`."""
+    """Raise `WriteError` if a domain can't be written to `folder`."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not replace:
-        raise WeftError(f"{folder} exists already; name another folder, or replace it (--replace)")
+        raise WriteError(f"{folder} exists already; name another folder, or replace it (--replace)")
     if not (folder / MANIFEST).is_file() and not (folder / "interactions.parquet").is_file():
-        raise WeftError(f"{folder} is not a domain folder, so it is not replaced")
+        raise WriteError(f"{folder} is not a domain folder, so it is not replaced")
 
 
 def tied_users(domain: Domain) -> int:

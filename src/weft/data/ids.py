@@ -9,7 +9,7 @@ import polars as pl
 from weft.data.raw import Table, read_columns
 
 WHOLE = r"^-?\d+(\.0+)?$"
-EXACT = 2**53  # a float can't tell larger whole numbers apart
+EXACT = 2**53  # larger whole numbers share floats
 EDGES = r"^[\s\x{feff}\x{200b}\x{2060}]+|[\s\x{feff}\x{200b}\x{2060}]+$"
 SPREADSHEET = r"^\d(\.\d+)?[eE]\+\d+$"
 
@@ -19,7 +19,7 @@ def id_column(column: str, table: Table, *, plain: bool = False) -> tuple[pl.Exp
 
     Text and whole numbers are kept as they are. Floats that are all whole numbers (pandas makes
     them of ids beside an empty cell) lose their decimals, in text only if every id is one; `plain`
-    keeps text as it is. Raises `WeftError` for other types and for floats that are not whole.
+    keeps text as it is. Raises `DataError` for other types and for floats that are not whole.
     """
     dtype = table.columns()[column]
     if dtype in (pl.Float32, pl.Float64):

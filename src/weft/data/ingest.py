@@ -75,8 +75,19 @@ def ingest(
 ) -> IngestReport:
     """Read a log, filter it, write the domain folder `destination`, whole or not at all.
 
-    `name` defaults to the folder's. Raises `WeftError` naming file, column and first row, and if
-    the folder exists already, unless `replace`.
+    `name` defaults to the folder's. A `DataError` names file, column and the first row of what
+    can't be read; a folder that exists already is a `WriteError`, unless `replace`.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> log = "user,item_id,timestamp,title\\nann,a,1400000000,Chair\\nann,b,1400000060,Lamp\\n"
+    >>> with TemporaryDirectory() as place:
+    ...     file = Path(place) / "log.csv"
+    ...     _ = file.write_text(log)
+    ...     source = Source(interactions=file, columns={"user_id": "user"})
+    ...     report = ingest(source, Path(place) / "shop")
+    >>> report.name, report.format, report.written
+    ('shop', 'csv', Counts(users=1, items=2, interactions=2))
     """
     folder = Path(destination)
     check_free(folder, replace=replace)  # before the work, not after it

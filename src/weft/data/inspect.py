@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from weft.data.domain import Domain
 from weft.data.filters import has_real_times
 from weft.data.folder import tied_users
+from weft.data.splits import SplitSettings, parse_split
 
 LENGTH_EDGES = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1_000)
 TITLE_EDGES = (1, 10, 20, 40, 80, 160, 320, 640)
@@ -28,7 +31,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Quartiles:
     """Smallest, quartiles, mean, largest."""
 
     least: float
@@ -37,6 +40,24 @@ class Spread:
     upper: float
     most: float
     mean: float
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """How much one part of a split holds."""
+
+    users: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """What a split makes of a domain; `split` is as protocols and reports name it."""
+
+    split: str
+    train: PartSizes
+    validation: PartSizes
+    test: PartSizes
 
 
 @dataclass(frozen=True)
@@ -59,16 +80,27 @@ class DomainReport:
     missing_titles: int
     duplicate_titles: int  # items whose title another item has too (case and outer space ignored)
     text_columns: dict[str, int]  # column -> items that have a text there
-    lengths: Spread | None  # of sequences, in interactions
+    lengths: Quartiles | None  # of sequences, in interactions
     length_histogram: tuple[Bin, ...]
-    titles: Spread | None  # of titles there are, in characters
+    titles: Quartiles | None  # of titles there are, in characters
     title_histogram: tuple[Bin, ...]
-    popularity: Spread | None  # interactions per catalogue item
+    popularity: Quartiles | None  # interactions per catalogue item
     top_percent_share: float  # share of the interactions that the top 1 % of items has
+    split: SplitSizes | None = None  # where one was asked for
 
 
-def inspect_domain(domain: Domain) -> DomainReport:
-    """Count what there is in a domain; nothing is changed."""
+def inspect_domain(
+    domain: Domain, split: SplitSettings | str | Mapping[str, Any] | None = None
+) -> DomainReport:
+    """Count what there is in a domain, and in the parts of a split of it; nothing is changed.
+
+    >>> from weft.data.mall import mall
+    >>> report = inspect_domain(mall(users=40, items=50)["home"], split="leave_one_out")
+    >>> report.users, report.items, report.interactions
+    (40, 50, 326)
+    >>> report.split.test
+    PartSizes(users=40, targets=40)
+    """
     sequences, frame = domain.sequences, domain.items.frame
     user, item, time = sequences.users, sequences.item, sequences.time
     real = has_real_times(domain)
@@ -103,24 +135,34 @@ def inspect_domain(domain: Domain) -> DomainReport:
             for column in frame.columns
             if column != "item_id" and frame[column].dtype == pl.String
         },
-        lengths=_spread(sequences.lengths),
+        lengths=_quartiles(sequences.lengths),
         length_histogram=_histogram(sequences.lengths, LENGTH_EDGES),
-        titles=_spread(titled),
+        titles=_quartiles(titled),
         title_histogram=_histogram(titled, TITLE_EDGES),
-        popularity=_spread(per_item),
+        popularity=_quartiles(per_item),
         top_percent_share=float(top.sum() / max(1, len(item))),
+        split=None if split is None else _split_sizes(domain, parse_split(split)),
     )
+
+
+def _split_sizes(domain: Domain, settings: SplitSettings) -> SplitSizes:
+    parts = settings.make(domain)
+    sizes = [
+        PartSizes(len(np.unique(part.user)), len(part))
+        for part in (parts.train, parts.validation, parts.test)
+    ]
+    return SplitSizes(str(settings), *sizes)
 
 
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _spread(values: NDArray[np.integer]) -> Spread | None:
+def _quartiles(values: NDArray[np.integer]) -> Quartiles | None:
     if not len(values):
         return None
     least, lower, median, upper, most = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
-    return Spread(least, lower, median, upper, most, float(values.mean()))
+    return Quartiles(least, lower, median, upper, most, float(values.mean()))
 
 
 def _histogram(values: NDArray[np.integer], edges: tuple[int, ...]) -> tuple[Bin, ...]:

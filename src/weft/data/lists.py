@@ -20,7 +20,7 @@ from weft.data.faults import Faults
 from weft.data.raw import BadRows, RawLog, Table, read_columns
 from weft.data.source import Source
 from weft.data.written_times import is_iso, read_iso
-from weft.errors import WeftError
+from weft.errors import DataError
 
 BRACKETS = re.compile(r"\s*[\[(].*[\])]\s*$", re.DOTALL)
 BESIDE = re.compile(r"['\"]\s+['\"]")
@@ -35,7 +35,7 @@ def expand_lists(raw: RawLog, source: Source) -> RawLog:
 
     A list is one of the column's type, a JSON or Python list in text, or with
     `source.list_separator` any text. Lists in other columns go along and must be as long; a time,
-    rating or user that is one value counts for the whole list. Raises `WeftError` if a list's
+    rating or user that is one value counts for the whole list. Raises `DataError` if a list's
     columns differ in length, if some cells are lists and others not, if one title stands beside
     several items, or if a row of a user repeats the one before and goes on (prefixes, as made for
     training).
@@ -108,15 +108,15 @@ def _exploded(
     log = raw.interactions
     origin = np.repeat(np.arange(frame.height), lengths.to_numpy())
     if not len(origin):
-        raise WeftError(f"{log.file}: there is no interaction in it (its lists are empty)")
+        raise DataError(f"{log.file}: there is no interaction in it (its lists are empty)")
     rows = pl.Series(origin, dtype=pl.UInt32)
     data = {}
     for column, values in columns.items():
         if values is None:
             data[column] = frame[column].gather(rows)
         else:
-            kept = values.filter((lengths > 0).fill_null(False))
-            data[column] = kept.explode() if len(kept) else pl.Series([], dtype=values.dtype.inner)  # type: ignore[attr-defined]
+            filled = values.filter((lengths > 0).fill_null(False))
+            data[column] = filled.explode() if len(filled) else filled.list.get(0)
     table = replace(
         log,
         frame=pl.DataFrame(data).lazy(),

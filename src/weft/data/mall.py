@@ -37,7 +37,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Domain, Sequences
-from weft.errors import WeftError
+from weft.errors import SettingError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -140,12 +140,20 @@ def mall(seed: int = 0, users: int = 1500, items: int = 500) -> dict[str, Domain
     `users` users with 5 to 15 interactions; kitchen, the newcomer, has 4 users for each 15 of the
     others. A domain depends on `seed` and its own sizes alone.
 
-    Raises a `WeftError` for fewer than 30 or more than 5,000 items, or fewer than 4 users.
+    Raises a `SettingError` for fewer than 30 or more than 5,000 items, or fewer than 4 users.
+
+    >>> toys = mall(users=60, items=40)["toys"]
+    >>> len(toys.sequences), len(toys.items)
+    (60, 40)
+    >>> toys.items.titles[0]
+    'Bluebird Rustic Desert Oak Wood Dress Up Costume, Orange'
+    >>> toys.sequences.of(0)  # item indices, oldest first
+    array([25, 24, 31, 12,  0], dtype=int32)
     """
     if not 30 <= items <= 5_000:
-        raise WeftError(f"the mall has between 30 and 5000 items a domain, not {items}")
+        raise SettingError(f"the mall has between 30 and 5000 items a domain, not {items}")
     if users < 4:
-        raise WeftError(f"the mall has at least 4 users a domain, not {users}")
+        raise SettingError(f"the mall has at least 4 users a domain, not {users}")
     world = _generator(seed, 0)
     profiles = {name: _normal(world, (PROFILES, len(values))) for name, values in SHARED.items()}
     out = {}
@@ -180,8 +188,8 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 def _pick(rng: np.random.Generator, weights: Floats, count: int) -> Ints:
     """[count] indices drawn with the given weights."""
     edges = np.cumsum(weights)
-    found: Ints = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
-    return np.minimum(found, len(weights) - 1)
+    drawn: Ints = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
+    return np.minimum(drawn, len(weights) - 1)
 
 
 def _stock(rng: np.random.Generator, name: str, number: int, items: int) -> _Shelf:
@@ -240,8 +248,8 @@ def _tastes(
     liking = _normal(rng, (users, len(CATEGORIES[name])))
     affinity = CATEGORY_WEIGHT * liking[:, shelf.value["category"]]
     for attribute, likes in profiles.items():
-        own = likes[profile] + 0.7 * _normal(rng, (users, likes.shape[1]))
-        affinity += WEIGHTS[name][attribute] * own[:, shelf.value[attribute]]
+        tastes = likes[profile] + 0.7 * _normal(rng, (users, likes.shape[1]))
+        affinity += WEIGHTS[name][attribute] * tastes[:, shelf.value[attribute]]
     return affinity
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from weft.data.column_names import likely_column
 from weft.data.source import TimeUnit
-from weft.errors import WeftError
+from weft.errors import DataError
 
 NAMED = 3  # bad rows that a message names
 
@@ -70,12 +70,12 @@ class Table:
         """What is wrong with one cell; `what` completes "column 'x' …"."""
         return f"{self.file}, {self.place(row)}: column '{self.called(column)}' {what}"
 
-    def error(self, row: int, column: str, what: str) -> WeftError:
+    def error(self, row: int, column: str, what: str) -> DataError:
         """The error to raise for one cell; `what` completes "column 'x' …"."""
-        return WeftError(self.sentence(row, column, what))
+        return DataError(self.sentence(row, column, what))
 
     def require(self, *columns: str, option: str = "--column") -> None:
-        """Raise `WeftError` for the first of `columns` that is not there; `option` would name it."""
+        """Raise `DataError` for the first of `columns` that is not there; `option` would name it."""
         have = self.columns()
         for column in columns:
             if column not in have:
@@ -83,12 +83,12 @@ class Table:
                 remedy = ""
                 if column == "timestamp" and column not in self.names:
                     meant = likely_column(column, have)
-                    remedy = f"; say which it is: --column timestamp={meant}" if meant else ""
+                    remedy = f"; name it: --column timestamp={meant}" if meant else ""
                     remedy += "; rows that are in order already need no times: --time-unit order"
                 elif column in ("user_id", "item_id") and column not in self.names:
                     meant = likely_column(column, have)
-                    remedy = f"; say which it is: {option} {column}={meant or 'NAME'}"
-                raise WeftError(
+                    remedy = f"; name it: {option} {column}={meant or 'NAME'}"
+                raise DataError(
                     f"{self.file}: there is no column '{self.called(column)}'"
                     f" (its columns: {there}){remedy}"
                 )
@@ -114,14 +114,14 @@ class RawLog:
     time_format: str | None = None
 
 
-def broken(file: Path, error: BaseException) -> WeftError:
+def broken(file: Path, error: BaseException) -> DataError:
     """The error for a file whose content polars can't read (damaged, truncated)."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return WeftError(f"{file} is not a whole {file.suffix.lstrip('.')} file: {reason}")
+    return DataError(f"{file} is not a whole {file.suffix.lstrip('.')} file: {reason}")
 
 
 def read_columns(table: Table, *columns: pl.Expr) -> pl.DataFrame:
-    """These columns of all rows. Raises `WeftError` if the file is damaged."""
+    """These columns of all rows. Raises `DataError` if the file is damaged."""
     try:
         return table.frame.select(*columns).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

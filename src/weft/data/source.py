@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from weft.data.column_names import ITEM_COLUMNS, LOG_COLUMNS, meant_column
-from weft.errors import WeftError
-from weft.settings import StrictModel, near_field
+from weft.settings import StrictModel
 
 TimeUnit = Literal["s", "ms", "us", "ns", "days", "excel", "iso", "order"]
 Unlisted = Literal["error", "add", "drop"]
@@ -23,12 +22,12 @@ class Source(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: str | None = Field(
-        default=None, description="a reader's name; unset: told by the file's name"
+        default=None, description="a reader's name; unset: taken from the file's name"
     )
     interactions: Path = Field(description="the file of interactions, or a folder that has it")
     items: Path | None = Field(
         default=None,
-        description="the file of items; its name tells its format, or else it is the log's",
+        description="the file of items; its format is taken from its name, or else it is the log's",
     )
     columns: Mapping[str, str] = Field(
         default_factory=dict,
@@ -101,7 +100,7 @@ class Source(StrictModel):
     @model_validator(mode="after")
     def _map_of_log(self) -> Source:
         if self.time_unit is not None and self.time_format is not None:
-            raise ValueError("say time_unit or time_format, not both")
+            raise ValueError("set time_unit or time_format, not both")
         _refuse_slips("columns", self.columns, (*LOG_COLUMNS, "title"))
         strange = [c for c in self.columns if c not in LOG_COLUMNS]
         if self.items is not None and strange:
@@ -128,27 +127,3 @@ def _refuse_slips(field: str, columns: Mapping[str, str], known: tuple[str, ...]
                 f" '{meant}={columns[name]}'? (weft's columns: {', '.join(known)}, and texts of the"
                 " item under any other name)"
             )
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def checked(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """The settings as a `model`; what is wrong with them is one `WeftError`."""
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        wrong = []
-        places = [one["loc"] for one in error.errors(include_url=False)]
-        for one in error.errors(include_url=False):
-            if one["type"] == "too_short" and any(
-                len(place) > len(one["loc"]) and place[: len(one["loc"])] == one["loc"]
-                for place in places
-            ):
-                continue  # entries that are wrong were left out of the count
-            field = ".".join(map(str, one["loc"]))
-            what = one["msg"].removeprefix("Value error, ")
-            if one["type"] == "extra_forbidden" and (near := near_field(model, one["loc"])):
-                what += f"; did you mean '{near}'?"
-            wrong.append(f"{field}: {what}" if field else what)
-        raise WeftError("; ".join(wrong)) from None

@@ -1,4 +1,4 @@
-"""Numbers and times that can't mean what they are read as: refused, or said."""
+"""Numbers and times that can't mean what they are read as: refused, or noted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNITS: tuple[tuple[TimeUnit, int], ...] = (("ms", 10**3), ("us", 10**6), ("ns", 
 
 
 def refuse_calendar_numbers(numbers: pl.Series, unit: TimeUnit, table: Table) -> None:
-    """Raise `WeftError` if whole numbers (Int64, null where there is none) spell dates."""
+    """Raise `DataError` if whole numbers (Int64, null where there is none) spell dates."""
     some = numbers.head(1_000).drop_nulls().to_numpy()
     some = some[some != 0]
     if not len(some):
@@ -51,7 +51,7 @@ def refuse_calendar_numbers(numbers: pl.Series, unit: TimeUnit, table: Table) ->
 
 
 def refuse_cut_numbers(column: pl.Series, per_second: float, table: Table) -> None:
-    """Raise `WeftError` for times that were written with too few digits to tell seconds apart.
+    """Raise `DataError` for times that were written with too few digits for whole seconds.
 
     1.38853E+09, as spreadsheets and %g write them, and floats of 32 bits. `per_second`: the unit's
     numbers in a second. Whole days are no such times, however they are written.
@@ -150,7 +150,7 @@ def odd_times(
 
 
 def order_index(seconds: NDArray[np.int64], limit: int) -> str:
-    """What to say of times that are too small to be any."""
+    """A note on times that are too small to be any."""
     low, high = int(seconds.min()), int(seconds.max())
     note = f"all times are below {limit:,}: they are kept as an order of rows, not as times"
     if low >= 10_000 and high <= 30_000:

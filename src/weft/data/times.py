@@ -45,7 +45,7 @@ def read_times(
 ) -> Times:
     """The times of a column of integers, floats, dates or text; nothing is rounded.
 
-    `unit` None: seconds, or ISO 8601 if the first time is written so. Raises `WeftError` if the
+    `unit` None: seconds, or ISO 8601 if the first time is written so. Raises `DataError` if the
     column's type holds no times, or (if `checked`) if its numbers are a calendar's (20140723).
     """
     if column.dtype in (pl.Categorical, pl.Enum) or isinstance(column.dtype, pl.Decimal):

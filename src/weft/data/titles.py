@@ -10,7 +10,7 @@ import polars as pl
 from weft.data.domain import Catalogue
 from weft.data.raw import RawLog
 from weft.data.source import Source
-from weft.errors import WeftError
+from weft.errors import DataError
 
 WORDS = {"title", "titles", "name", "titel", "titre", "titulo", "nombre", "nom", "bezeichnung"}
 OTHERS = {
@@ -40,7 +40,7 @@ def likely_titles(columns: Iterable[str]) -> list[str]:
 
 
 def check_titles(items: pl.DataFrame, raw: RawLog, source: Source, *, mapped: bool) -> list[str]:
-    """Sentences on missing titles. Raises `WeftError` if no item has one, unless `untitled`.
+    """Sentences on missing titles. Raises `DataError` if no item has one, unless `untitled`.
 
     `mapped`: the format has a column map, so that a column can be named.
     """
@@ -74,22 +74,22 @@ def check_titles(items: pl.DataFrame, raw: RawLog, source: Source, *, mapped: bo
 
 
 def require_texts(name: str, items: Catalogue) -> None:
-    """Raise `WeftError` if no item of a domain has any text, which a language model would read."""
+    """Raise `DataError` if no item of a domain has any text, which a language model would read."""
     frame = items.frame
     texts = [column for column in frame.columns if column != "item_id"]
     if not any((frame[column].str.strip_chars() != "").any() for column in texts):
-        raise WeftError(
+        raise DataError(
             f"domain '{name}': none of its {len(items):,} items has a title or any"
             " other text for a language model to read; ingest it again with the column that holds"
             " the titles (--column title=NAME or --item-column title=NAME)"
         )
 
 
-def _untitled(raw: RawLog, *, mapped: bool) -> WeftError:
+def _untitled(raw: RawLog, *, mapped: bool) -> DataError:
     table = raw.items or raw.interactions
     if not mapped:
         remedy = "" if raw.items is not None else "; name the file of items with --items"
-        return WeftError(f"{table.file}: no item has a title{remedy}; or go on without: --untitled")
+        return DataError(f"{table.file}: no item has a title{remedy}; or go on without: --untitled")
     option = "--item-column" if raw.items is not None else "--column"
     column = table.called("title")
     elsewhere = [ours for ours, theirs in table.names.items() if theirs == column != ours]
@@ -108,7 +108,7 @@ def _untitled(raw: RawLog, *, mapped: bool) -> WeftError:
         remedy = f"name it with {option} title=NAME (its columns: {there})"
         if raw.items is None:
             remedy += ", or the file of items with --items"
-    return WeftError(
+    return DataError(
         f"{table.file}: no item has a title, for {what}; {remedy}; or go on without: --untitled"
     )
 

@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 
-from weft.errors import WeftError
+from weft.errors import SettingError
 
 ISO = (
     r"^(\d{4}-\d{2}-\d{2}|\d{8})"
@@ -57,20 +57,20 @@ def read_iso(column: pl.Series) -> Read:
 def read_format(column: pl.Series, time_format: str) -> Read:
     """Times in a format of Python's `strptime` (English names of months; UTC unless `%z`).
 
-    Parts that the format lacks are the first month, day, minute. Raises `WeftError` if the format
+    Parts that the format lacks are the first month, day, minute. Raises `SettingError` if the format
     has no year or a directive that is not read.
     """
     wanted = DIRECTIVE.findall(time_format.replace("%%", ""))
     unknown = [one for one in wanted if one not in KNOWN]
     if unknown or not {"Y", "y", "F"} & set(wanted):
         what = f"weft does not read %{unknown[0]}" if unknown else "it names no year"
-        raise WeftError(
+        raise SettingError(
             f"time format '{time_format}': {what}; a format is like %d/%m/%Y %H:%M, of"
             f" {' '.join('%' + one for one in KNOWN)}"
         )
     half = {"I", "p"} & set(wanted)
     if half and (len(half) == 1 or "H" in wanted):
-        raise WeftError(
+        raise SettingError(
             f"time format '{time_format}': hours up to 12 are %I with %p (AM or PM), hours up to 23"
             " are %H without it"
         )
@@ -96,7 +96,7 @@ def read_format(column: pl.Series, time_format: str) -> Read:
             for width in widths
         ]
     except pl.exceptions.PolarsError as error:
-        raise WeftError(f"time format '{time_format}': {str(error).splitlines()[0]}") from None
+        raise SettingError(f"time format '{time_format}': {str(error).splitlines()[0]}") from None
     naive = [one.dt.replace_time_zone(None) if _zone(one) else one for one in tries]
     nanoseconds = pl.select(pl.coalesce(*naive)).to_series().cast(pl.Int64)
     fraction = (nanoseconds % 1_000_000_000) * 1_000_000_000
@@ -108,7 +108,7 @@ def _zone(times: pl.Series) -> bool:
 
 
 def format_hint(column: pl.Series) -> str:
-    """What to say for a column of unreadable written times: the option that reads them."""
+    """A hint for a column of unreadable written times: the option that reads them."""
     texts = [text.strip() for text in column.cast(pl.String).drop_nulls() if text.strip()]
     texts = [text for text in texts if any(one.isdigit() for one in text)]
     if not texts or texts[0][0] in "[({":
@@ -119,10 +119,10 @@ def format_hint(column: pl.Series) -> str:
         if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?|\d+,\d+", text):
             return "; weft reads no numbers with commas in them (write 1388534400.9)"
     shape = re.compile(r"(\d{1,4})([./-])(\d{1,2})\2(\d{1,4})(.*)")
-    found = [match.groups() for match in map(shape.fullmatch, texts) if match]
-    if not found:
+    matches = [match.groups() for match in map(shape.fullmatch, texts) if match]
+    if not matches:
         return "; name the format of written times, such as --time-format '%d %b %Y %H:%M'"
-    first, mark, _, last, clock = found[0]
+    first, mark, _, last, clock = matches[0]
     tail = _clock(clock)
     if len(first) == 4:
         return f"; --time-format '%Y{mark}%m{mark}%d{tail}' reads such times"
@@ -131,11 +131,11 @@ def format_hint(column: pl.Series) -> str:
         f"--time-format '{mark.join(order)}{tail}'"
         for order in (("%d", "%m", year), ("%m", "%d", year))
     )
-    if any(int(one[0]) > 12 for one in found):
+    if any(int(one[0]) > 12 for one in matches):
         return f"; the day comes first there: {day_first}"
-    if any(int(one[2]) > 12 for one in found):
+    if any(int(one[2]) > 12 for one in matches):
         return f"; the month comes first there: {month_first}"
-    return f"; say whether the day comes first ({day_first}) or the month ({month_first})"
+    return f"; name what comes first, the day ({day_first}) or the month ({month_first})"
 
 
 def _clock(text: str) -> str:

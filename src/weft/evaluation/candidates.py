@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from weft.data.domain import Domain, Examples
 from weft.data.draws import mix, uniform, user_keys
-from weft.errors import WeftError
+from weft.errors import DataError, SettingError
 from weft.settings import StrictModel
 
 SMOOTHING = 1
@@ -37,9 +37,8 @@ def train_counts(train: Examples) -> NDArray[np.int64]:
     That is every user's sequence up to the last target of theirs in `train`, which must be
     the split's whole training part, not a sample of it.
     """
-    last = np.zeros(len(train.domain.sequences), dtype=np.int64)
-    np.maximum.at(last, train.user, train.end + 1)
-    return _counts_until(train.domain, last)
+    item = train.domain.sequences.item[train.seen]
+    return np.bincount(item, minlength=len(train.domain.items)).astype(np.int64)
 
 
 def leave_one_out_counts(domain: Domain) -> NDArray[np.int64]:
@@ -62,6 +61,17 @@ def draw_candidates(
     an item without a title, an item of the user's whole sequence, an item whose title is that
     of one of those or of another candidate. A draw is fixed by the seed, the user's id and the
     target's position in the sequence; other users, their order and batches don't matter.
+
+    A catalogue without titles is a `DataError`, one too small for the draw a `SettingError`.
+
+    >>> from weft.data.mall import mall
+    >>> from weft.data.splits import leave_one_out
+    >>> test = leave_one_out(mall(users=60, items=40)["toys"]).test
+    >>> test.targets[:2]
+    array([ 0, 38], dtype=int32)
+    >>> draw_candidates(test, CandidateSettings(drawn=4), seed=7)[:2]
+    array([[ 0, 32, 33, 23, 16],
+           [38, 28, 20, 14, 39]], dtype=int32)
     """
     pool = _pool(examples.domain, settings, counts)
     keys = user_keys(pl.Series(examples.user_ids(), dtype=pl.String), seed, "candidates")
@@ -75,7 +85,7 @@ def draw_candidates(
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
+class _ItemPool:
     """What can be drawn at all, and how likely each item of it is."""
 
     domain: Domain
@@ -88,11 +98,13 @@ class _Pool:
         return np.cumsum(self.weight)
 
 
-def _pool(domain: Domain, settings: CandidateSettings, counts: NDArray[np.int64] | None) -> _Pool:
+def _pool(
+    domain: Domain, settings: CandidateSettings, counts: NDArray[np.int64] | None
+) -> _ItemPool:
     titled = np.array([bool(title.strip()) for title in domain.items.titles], dtype=bool)
     items = np.flatnonzero(titled)
     if not len(items):
-        raise WeftError(
+        raise DataError(
             f"domain '{domain.name}': none of its {len(domain.items):,} items has a title, and"
             " candidates are items with titles; ingest it again with the column that holds them"
             " (--column title=NAME or --item-column title=NAME)"
@@ -105,11 +117,11 @@ def _pool(domain: Domain, settings: CandidateSettings, counts: NDArray[np.int64]
     else:
         counts = leave_one_out_counts(domain) if counts is None else counts
         weight = counts[items].astype(np.int64) + SMOOTHING
-    return _Pool(domain, items, group, weight)
+    return _ItemPool(domain, items, group, weight)
 
 
 def _draw(
-    examples: Examples, keys: NDArray[np.uint64], pool: _Pool, drawn: int
+    examples: Examples, keys: NDArray[np.uint64], pool: _ItemPool, drawn: int
 ) -> NDArray[np.int64]:
     """[n, drawn] item indices: the first admissible ones of each example's stream of proposals."""
     out = np.empty((len(examples), drawn), dtype=np.int64)
@@ -126,7 +138,7 @@ def _draw(
 
 
 def _propose(
-    examples: Examples, keys: NDArray[np.uint64], pool: _Pool, drawn: int, proposals: int
+    examples: Examples, keys: NDArray[np.uint64], pool: _ItemPool, drawn: int, proposals: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Draw with replacement and reject: the chosen items [m, drawn] of the rows with enough [n]."""
     number = uniform(mix(keys[:, None], np.arange(proposals)[None, :]))
@@ -147,7 +159,7 @@ def _propose(
 
 
 def _draw_exactly(
-    examples: Examples, key: NDArray[np.uint64], pool: _Pool, drawn: int
+    examples: Examples, key: NDArray[np.uint64], pool: _ItemPool, drawn: int
 ) -> NDArray[np.int64]:
     """[drawn] item indices for one example, by random keys for all items left.
 
@@ -190,12 +202,12 @@ def _spread(
 
 def _contains(sorted_keys: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
     where = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    found: NDArray[np.bool_] = sorted_keys[where] == keys
-    return found
+    present: NDArray[np.bool_] = sorted_keys[where] == keys
+    return present
 
 
-def _too_small(domain: Domain, drawn: int, what: str) -> WeftError:
-    return WeftError(
+def _too_small(domain: Domain, drawn: int, what: str) -> SettingError:
+    return SettingError(
         f"the catalogue of domain '{domain.name}' is too small to draw {drawn} candidates: "
         f"it {what}; ask for fewer with candidates.drawn (--drawn)"
     )

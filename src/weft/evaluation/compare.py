@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import WeftError
+from weft.errors import DataError, MismatchError, NotFoundError, SettingError
 from weft.evaluation.protocol import Protocol, differences
 from weft.evaluation.result import Result, metric_names
 
@@ -65,7 +65,11 @@ class Spread:
 
 
 def verdict(difference: float, p_holm: float) -> str:
-    """`gain`, `loss` (negative transfer) or `unclear`, at the 5 % level."""
+    """`gain`, `loss` (negative transfer) or `unclear`: no significant difference at the 5 % level.
+
+    >>> verdict(0.02, p_holm=0.001), verdict(-0.02, p_holm=0.001), verdict(0.02, p_holm=0.3)
+    ('gain', 'loss', 'unclear')
+    """
     if p_holm >= ALPHA or difference == 0:
         return "unclear"
     return "gain" if difference > 0 else "loss"
@@ -82,7 +86,25 @@ def compare(
     """`a` − `b` for each metric (default: all that both have), Holm-corrected over the metrics.
 
     The interval is Student's on the paired differences, or with `bootstrap` > 0 the
-    percentiles of that many resamplings of users. Unlike protocols are an error.
+    percentiles of that many resamplings of users. Unlike protocols are a `MismatchError`.
+
+    >>> from weft.data.mall import mall
+    >>> from weft.data.splits import leave_one_out
+    >>> from weft.evaluation.evaluate import evaluate
+    >>> from weft.evaluation.protocol import EvaluationSettings
+    >>> class Fixed:
+    ...     def __init__(self, scores):
+    ...         self.scores = np.asarray(scores, dtype=np.float32)
+    ...     def score(self, histories, candidates=None):
+    ...         return np.tile(self.scores, (len(histories), 1))
+    >>> test = leave_one_out(mall(users=60, items=40)["toys"]).test
+    >>> popular, alike = (
+    ...     evaluate(Fixed(scores), test, EvaluationSettings(candidates=None, at=(5,)))
+    ...     for scores in (np.bincount(test.targets, minlength=40), np.ones(40))
+    ... )
+    >>> [one] = compare(popular, alike, ["full/recall@5"])
+    >>> round(one.a, 3), round(one.b, 3), one.p_holm < 0.05, one.verdict
+    (0.3, 0.125, True, 'gain')
     """
     return compare_table({"a": a, "b": b}, "b", metrics, bootstrap=bootstrap, seed=seed)["a"]
 
@@ -97,7 +119,7 @@ def compare_table(
 ) -> dict[str, list[Comparison]]:
     """Every row but the baseline against the baseline; Holm's correction over all of it."""
     if baseline not in results:
-        raise WeftError(f"the baseline '{baseline}' is not among {', '.join(results)}")
+        raise NotFoundError(f"the baseline '{baseline}' is not among {', '.join(results)}")
     base = results[baseline]
     metrics = list(metrics) if metrics else common_metrics(results)
     table: dict[str, list[Comparison]] = {}
@@ -126,12 +148,16 @@ def common_metrics(results: Mapping[str, Runs]) -> list[str]:
     names = [metric_names(run.protocol) for runs in results.values() for run in _as_list(runs)]
     common = [name for name in names[0] if all(name in other for other in names[1:])]
     if not common:
-        raise WeftError(f"no metric is common to {', '.join(results)}")
+        raise MismatchError(f"no metric is common to {', '.join(results)}")
     return common
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down adjusted p-values, in the order given."""
+    """Holm's (1979) step-down adjusted p-values, in the order of `p`.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
     order = np.argsort(np.asarray(p), kind="stable")
     out, highest = [0.0] * len(p), 0.0
     for step, index in enumerate(order.tolist()):
@@ -156,7 +182,7 @@ def summarise_seeds(
 ) -> dict[str, Spread]:
     """Mean and spread of each metric over runs with different seeds."""
     if not results:
-        raise WeftError("no results to summarise over seeds")
+        raise SettingError("no results to summarise over seeds")
     for other in results[1:]:
         _refuse("the first seed", results[0].protocol, "another", other.protocol, _SEEDED)
     names = list(metrics) if metrics else common_metrics({"the seeds": results})
@@ -194,7 +220,7 @@ def _student(values: NDArray[np.float64]) -> Estimate:
 
     n = len(values)
     if n < 2:
-        raise WeftError("an interval needs 2 users or more")
+        raise DataError("an interval needs 2 users or more")
     mean = float(values.mean())
     half = special.stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / np.sqrt(n)
     return Estimate(mean, mean - float(half), mean + float(half))
@@ -231,7 +257,7 @@ def _refuse_unlike(name: str, a: Runs, other: str, b: Runs) -> None:
 def _refuse(name: str, a: Protocol, other: str, b: Protocol, but: frozenset[str]) -> None:
     if a.ties != b.ties:
         old, new = (name, other) if a.ties == "expected rank" else (other, name)
-        raise WeftError(
+        raise MismatchError(
             f"'{old}' and '{new}' can't be compared: '{old}' is of an older weft, which took a "
             "metric at the mean rank of a tie, "
             f"'{new}' has its mean over all orders of the tie; measure '{old}' again with this weft "
@@ -240,14 +266,14 @@ def _refuse(name: str, a: Protocol, other: str, b: Protocol, but: frozenset[str]
     unlike = [field for field in differences(a, b) if field not in but]
     if unlike:
         pairs = [f"{field} ({getattr(a, field)} / {getattr(b, field)})" for field in unlike]
-        raise WeftError(
+        raise MismatchError(
             f"'{name}' and '{other}' were measured under different protocols and can't be "
             f"compared; they differ in {', '.join(pairs)}"
         )
 
 
 def _as_list(runs: Runs) -> list[Result]:
-    found = [runs] if isinstance(runs, Result) else list(runs)
-    if not found:
-        raise WeftError("an empty list of results can't be compared")
-    return found
+    results = [runs] if isinstance(runs, Result) else list(runs)
+    if not results:
+        raise SettingError("an empty list of results can't be compared")
+    return results

@@ -37,7 +37,7 @@ def compare_over_domains(a: Sequence[Runs], b: Sequence[Runs], metric: str) -> O
     """`a` − `b` over domains, in the same order, by the stratified paired t-test: the variance of
     the mean is the sum of the domains' own, degrees of freedom after Welch and Satterthwaite.
 
-    Unlike protocols are a `WeftError`.
+    Unlike protocols are a `MismatchError`.
     """
     for one, other in zip(a, b, strict=True):
         compare(one, other, [metric])  # refuses what can't be paired

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import Examples, IntArray
 from weft.data.draws import user_keys
-from weft.errors import WeftError
+from weft.data.splits import LeaveOneOut
+from weft.errors import DataError, MismatchError, SettingError
 from weft.evaluation.candidates import draw_candidates
 from weft.evaluation.protocol import EvaluationSettings, Protocol
 from weft.evaluation.ranks import TargetPlaces, target_places
@@ -50,9 +51,28 @@ def evaluate(
     With `settings.full` the catalogue is scored once and the candidates' scores are taken
     from there; without it only the candidates are scored. `counts` [items] are the
     popularities to draw by: `train_counts` of the split, by default of leave-one-out.
+
+    Settings that can't be measured are a `SettingError`, examples of nobody and scores that are not
+    numbers a `DataError`, scores of another shape a `MismatchError`.
+
+    >>> from weft.data.mall import mall
+    >>> from weft.data.splits import leave_one_out
+    >>> from weft.evaluation.candidates import CandidateSettings
+    >>> class Popular:  # scores every item by how often it is a target in training
+    ...     def __init__(self, train):
+    ...         self.counts = np.bincount(train.targets, minlength=40).astype(np.float32)
+    ...     def score(self, histories, candidates=None):
+    ...         rows = np.tile(self.counts, (len(histories), 1))
+    ...         return rows if candidates is None else np.take_along_axis(rows, candidates, axis=1)
+    >>> split = leave_one_out(mall(users=60, items=40)["toys"])
+    >>> settings = EvaluationSettings(candidates=CandidateSettings(drawn=9), at=(5,))
+    >>> result = evaluate(Popular(split.train), split.test, settings)
+    >>> {name: round(value, 2) for name, value in result.metrics().items()}
+    {'ndcg@5': 0.28, 'mrr@5': 0.21, 'hit@5': 0.5,
+     'full/ndcg@5': 0.06, 'full/mrr@5': 0.05, 'full/recall@5': 0.11}
     """
     if settings.mask_history == "both":
-        raise WeftError("mask_history: both gives two results: evaluate_both")
+        raise SettingError("mask_history: both gives two results: evaluate_both")
     masks = (bool(settings.mask_history),)
     return _evaluate(scorer, examples, settings, masks, part, counts, progress)[0]
 
@@ -81,7 +101,7 @@ def _evaluate(
     progress: Progress | None,
 ) -> list[Result]:
     if settings.candidates is None and not settings.full:
-        raise WeftError("evaluate: nothing to rank; set candidates or full")
+        raise SettingError("evaluate: nothing to rank; set candidates or full")
     examples = chosen_examples(examples, settings)
     candidates = None
     if settings.candidates is not None:
@@ -98,8 +118,8 @@ def _evaluate(
 
 
 def _need_leave_one_out(settings: EvaluationSettings) -> None:
-    if settings.split != "leave_one_out":
-        raise WeftError(
+    if not isinstance(settings.split, LeaveOneOut):
+        raise SettingError(
             f"candidates by popularity need `counts` for the split '{settings.split}': "
             "pass train_counts of its training part"
         )
@@ -108,7 +128,7 @@ def _need_leave_one_out(settings: EvaluationSettings) -> None:
 def chosen_examples(examples: Examples, settings: EvaluationSettings) -> Examples:
     """All examples, or those of the `settings.users` users that the seed draws."""
     if not len(examples):
-        raise WeftError(f"domain '{examples.domain.name}': no examples to evaluate")
+        raise DataError(f"domain '{examples.domain.name}': no examples to evaluate")
     users = np.unique(examples.user)
     if settings.users is None or settings.users >= len(users):
         return examples
@@ -167,14 +187,14 @@ def _scores(
 ) -> NDArray[np.floating]:
     scores = np.asarray(scorer.score(histories, candidates))
     if scores.shape != (len(histories), width):
-        raise WeftError(
+        raise MismatchError(
             f"domain '{examples.domain.name}': the recommender gave scores of shape "
             f"{scores.shape} where {(len(histories), width)} are needed"
         )
     wrong = np.isnan(scores).any(axis=1)
     if wrong.any():
         user = examples.user_ids()[int(np.argmax(wrong))]
-        raise WeftError(
+        raise DataError(
             f"domain '{examples.domain.name}': the recommender gave user '{user}' a score that "
             "is not a number (NaN)"
         )

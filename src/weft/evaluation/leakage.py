@@ -78,13 +78,13 @@ def target_facts(
 ) -> TargetFacts:
     """What is known of the targets of `test`; `train` is the same domain's whole training part,
     `training` are all domains' that models are trained on."""
-    own = LastTraining.of(train)
+    last = LastTraining.of(train)
     timed = [one for one in training if one is not None]
     trained: NDArray[np.bool_] = np.isin(test.user, train.user)
     return TargetFacts(
         targets=len(test),
-        earlier=None if own is None else earlier_share(test, [own]),
-        earlier_anywhere=None if own is None else earlier_share(test, timed),
+        earlier=None if last is None else earlier_share(test, [last]),
+        earlier_anywhere=None if last is None else earlier_share(test, timed),
         domains=len(timed),
         new_items=float((train_counts(train)[test.targets] == 0).mean()),
         new_users=float((~trained).mean()),

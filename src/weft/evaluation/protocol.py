@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from weft.data.splits import SplitSettings
+from weft.data.splits import AnySplit, LeaveOneOut
 from weft.evaluation.candidates import CandidateSettings
 from weft.settings import StrictModel
 
@@ -16,7 +16,7 @@ class EvaluationSettings(StrictModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    split: SplitSettings = "leave_one_out"
+    split: AnySplit = LeaveOneOut()
     candidates: CandidateSettings | None = CandidateSettings()
     full: bool = True
     mask_history: bool | Literal["both"] = Field(

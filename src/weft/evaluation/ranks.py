@@ -36,6 +36,11 @@ class TargetPlaces:
         With S(j) the sum of the metric at the ranks 1 … j, it is
         (S(above + level + 1) − S(above)) / (level + 1); a metric at k is 0 beyond rank k, so S
         is constant from there on. Without a tie it is the metric at the rank, to the bit.
+
+        >>> from weft.evaluation.metrics import hit
+        >>> places = TargetPlaces(above=np.array([0, 0, 2]), level=np.array([0, 2, 0]))
+        >>> places.expectation(hit, k=1)  # of three that tie for the first place, each has a third
+        array([1.        , 0.33333333, 0.        ])
         """
         alone = metric((self.above + 1).astype(np.float64), k)
         if not self.level.any():
@@ -57,6 +62,15 @@ def target_places(
 
     `scores` [n, c] has no NaN; `target` [n] is the target's column. `excluded[i]` are columns
     that don't take part in row i (masked history); the target always does.
+
+    >>> scores = np.array([[3.0, 1.0, 2.0], [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]])
+    >>> places = target_places(scores, target=np.array([0, 1, 0]))
+    >>> places.above, places.level
+    (array([0, 0, 2]), array([0, 2, 0]))
+    >>> places.mean_rank
+    array([1., 2., 3.])
+    >>> target_places(scores, np.array([0, 1, 0]), excluded=[[1], [0], [2]]).mean_rank
+    array([1. , 1.5, 2. ])
     """
     at = scores[np.arange(len(scores)), target][:, None]
     above = (scores > at).sum(axis=1).astype(np.int64)

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from weft.errors import WeftError
+from weft.artifacts.versions import library_versions
+from weft.errors import MismatchError, NotFoundError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import Protocol
 from weft.evaluation.ranks import TargetPlaces
 from weft.evaluation.result_folder import read_result, write_result
-from weft.stages.stage import library_versions
 
 
 @cache
@@ -35,7 +35,25 @@ class Result:
     of the candidates and of the whole catalogue (`_candidates`, `_full`) how many items stand
     strictly `above` the target and how many others `level` with it; null where that ranking
     wasn't asked for. Older results have the mean rank (`rank_…`) in their place. `versions` are
-    those of weft and the libraries that made it.
+    those of weft and the libraries that measured.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from weft.data.mall import mall
+    >>> from weft.data.splits import leave_one_out
+    >>> from weft.evaluation.evaluate import evaluate
+    >>> from weft.evaluation.protocol import EvaluationSettings
+    >>> class Ones:
+    ...     def score(self, histories, candidates=None):
+    ...         return np.ones((len(histories), 40))
+    >>> test = leave_one_out(mall(users=60, items=40)["toys"]).test
+    >>> result = evaluate(Ones(), test, EvaluationSettings(candidates=None, at=(4,)))
+    >>> round(result.metrics()["full/recall@4"], 9)  # all items tie: 4 of 40
+    0.1
+    >>> with TemporaryDirectory() as place:
+    ...     result.save(f"{place}/test")
+    ...     again = Result.load(f"{place}/test")
+    >>> again.ranks(whole=True)[:3]
+    array([20.5, 20.5, 20.5])
     """
 
     frame: pl.DataFrame
@@ -45,7 +63,7 @@ class Result:
     def places(self, whole: bool) -> TargetPlaces:
         """Above and level of each target, in the whole catalogue or among its candidates."""
         if self.protocol.ties != "expected metric":
-            raise WeftError("this result is older: it holds mean ranks, and no ties")
+            raise MismatchError("this result is older: it holds mean ranks, and no ties")
         above, level = (self._column(f"{name}_{_kind(whole)}") for name in ("above", "level"))
         return TargetPlaces(above, level)
 
@@ -68,7 +86,7 @@ class Result:
             else:
                 values = self.places(whole).expectation(function, k)
         except _NotRankedError as error:
-            raise WeftError(f"no '{metric}' in this result: {error}") from None
+            raise NotFoundError(f"no '{metric}' in this result: {error}") from None
         if self.protocol.users == self.protocol.targets:
             return values
         first = np.flatnonzero(
@@ -99,7 +117,7 @@ class Result:
         return column.to_numpy()
 
 
-class _NotRankedError(WeftError):
+class _NotRankedError(NotFoundError):
     """A ranking that wasn't asked for."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.evaluation.compare import Comparison, Runs, compare_table, holm
 from weft.evaluation.result import Result
 
@@ -15,8 +15,8 @@ from weft.evaluation.result import Result
 class Selection:
     """The row to serve out of several, and what was tested for it.
 
-    `decided` is False where nothing is told apart that would matter: the row is the cheapest of
-    all, no other beats it, and others are not beaten either.
+    `decided` is False where the row is only the cheapest: no other row beats it, and it does not
+    beat all of them.
     """
 
     row: str
@@ -30,13 +30,13 @@ class Selection:
 def select_row(results: Mapping[str, Runs], metric: str) -> Selection:
     """The first of `results`, which are in order of cost, that no other row beats.
 
-    A row beats another where the paired t-test over users says so on `metric` (`gain`, p below
+    A row beats another if the paired t-test over users on `metric` is a `gain` (p below
     .05 after Holm's correction over all pairs of rows). The best row in the mean can't be beaten,
     so there always is one; where rows have unlike numbers of seeds, and tests could go round in a
-    circle, it is the row that beats most. Unlike protocols are a `WeftError`.
+    circle, it is the row that beats most. Unlike protocols are a `MismatchError`.
     """
     if not results:
-        raise WeftError("no rows to choose from")
+        raise SettingError("no rows to choose from")
     names = list(results)
     pairs = list(combinations(names, 2))
     tested = [
@@ -44,17 +44,17 @@ def select_row(results: Mapping[str, Runs], metric: str) -> Selection:
         for row, other in pairs
     ]
     corrected = holm([one.p_t for one in tested])
-    found: dict[tuple[str, str], Comparison] = {}
+    comparisons: dict[tuple[str, str], Comparison] = {}
     for (row, other), one, p in zip(pairs, tested, corrected, strict=True):
-        found[row, other] = replace(one, p_holm=p)
-        found[other, row] = _reversed(found[row, other])
+        comparisons[row, other] = replace(one, p_holm=p)
+        comparisons[other, row] = _reversed(comparisons[row, other])
     beaten = {
-        row: tuple(o for o in names if o != row and found[o, row].verdict == "gain")
+        row: tuple(o for o in names if o != row and comparisons[o, row].verdict == "gain")
         for row in names
     }
     left = [row for row in names if not beaten[row]] or [_most_wins(names, beaten)]
     row = left[0]
-    versus = {other: found[row, other] for other in names if other != row}
+    versus = {other: comparisons[row, other] for other in names if other != row}
     return Selection(
         row=row,
         metric=metric,

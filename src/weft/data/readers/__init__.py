@@ -25,12 +25,12 @@ from weft.data.readers.mapped import (
 from weft.data.readers.movielens import read_movielens
 from weft.data.readers.recbole import read_recbole
 from weft.data.source import Source
-from weft.errors import WeftError
+from weft.errors import NotFoundError, SettingError
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One format. `patterns` are what it is told by: a file's name, or one in the folder."""
+    """One format. `patterns` are the names of its files, by which it is recognised."""
 
     name: str
     summary: str
@@ -79,7 +79,7 @@ READERS: tuple[Reader, ...] = (
 
 
 def find_reader(source: Source) -> Reader:
-    """The reader named by `source.format`, or told by the file's name."""
+    """The reader named by `source.format`, or the one that the file's name shows."""
     by_name = {reader.name: reader for reader in READERS}
     path = source.interactions
     if source.format is None:
@@ -87,14 +87,14 @@ def find_reader(source: Source) -> Reader:
         if reader is None:
             _exists(path)
             refuse_container(path)
-            raise WeftError(
-                f"the format of {path} can't be told by its name; say which it is with --format:"
+            raise SettingError(
+                f"the format of {path} is not clear from its name; name it with --format:"
                 f" {_names()}"
             )
     elif source.format in by_name:
         reader = by_name[source.format]
     else:
-        raise WeftError(f"there is no format '{source.format}'; there are {_names()}")
+        raise SettingError(f"there is no format '{source.format}'; there are {_names()}")
     _refuse_unused(source, reader)
     return reader
 
@@ -104,7 +104,7 @@ def read_source(source: Source) -> RawLog:
     reader = find_reader(source)
     _exists(source.interactions)
     if source.interactions.is_dir() and reader.headerless:
-        raise WeftError(
+        raise SettingError(
             f"{source.interactions} is a folder; name the file to read in it{_inside(source.interactions, reader)}"
         )
     for file in (source.interactions, source.items):
@@ -116,7 +116,7 @@ def read_source(source: Source) -> RawLog:
     notes = (note for table in (raw.interactions, raw.items) if table for note in table.notes)
     raw = replace(raw, notes=(*raw.notes, *notes))
     if raw.items is None and source.item_columns:
-        raise WeftError("item_columns maps columns of an items file, but no items file is given")
+        raise SettingError("item_columns maps columns of an items file, but no items file is given")
     return raw
 
 
@@ -143,7 +143,7 @@ def _refuse_unused(source: Source, reader: Reader) -> None:
     }
     for setting, is_unused in unused.items():
         if is_unused:
-            raise WeftError(f"the format {reader.name} is fixed; it takes no '{setting}'")
+            raise SettingError(f"the format {reader.name} is fixed; it takes no '{setting}'")
 
 
 def _inside(folder: Path, reader: Reader) -> str:
@@ -158,4 +158,4 @@ def _names() -> str:
 
 def _exists(path: Path) -> None:
     if not path.exists():
-        raise WeftError(f"{path} does not exist")
+        raise NotFoundError(f"{path} does not exist")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from weft.data.raw import Table
 from weft.data.readers.cells import as_text
-from weft.data.readers.delimited import read_table, rename
-from weft.data.readers.records import Parse, Record, read_items, read_log
+from weft.data.readers.delimited import map_columns, read_table
+from weft.data.readers.records import Parse, Record, read_item_records, read_log
 from weft.data.source import Source
 
 TAG = re.compile(r"<[^<>]{1,500}>")
@@ -24,7 +24,7 @@ def is_ratings_table(file: Path) -> bool:
 def read_ratings(source: Source, order: tuple[str, str, str, str]) -> Table:
     """A "ratings only" file: no header, four columns in this order."""
     table = read_table(source.interactions, ",", header=False, drop_bad=source.bad_rows == "drop")
-    return rename(table, {column: str(place) for place, column in enumerate(order, 1)})
+    return map_columns(table, {column: str(place) for place, column in enumerate(order, 1)})
 
 
 def read_reviews(source: Source, fields: dict[str, str], parse: Parse) -> Table:
@@ -38,7 +38,7 @@ def read_meta(source: Source, key: str, brand: str, category: str, parse: Parse)
     """The items in a file of metadata, if there is one."""
     if source.items is None:
         return None
-    return read_items(
+    return read_item_records(
         source.items,
         lambda record: item_row(record, key, brand, category),
         parse,
@@ -47,7 +47,7 @@ def read_meta(source: Source, key: str, brand: str, category: str, parse: Parse)
     )
 
 
-def clean(value: object) -> str:
+def plain_text(value: object) -> str:
     """One line of plain text: entities and tags resolved, white space single.
 
     Scraped pages put scripts into some titles; such a text counts as missing.
@@ -62,17 +62,17 @@ def clean(value: object) -> str:
     return SPACE.sub(" ", text).strip()
 
 
-def joined(values: object) -> str:
+def category_path(values: object) -> str:
     """A list of category names (or of such lists: the first) as "A, B, C"."""
     if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple):
         values = values[0]
     if not isinstance(values, list | tuple):
-        return clean(values)
+        return plain_text(values)
     names: list[str] = []
     for value in values:
         if "</span>" in as_text(value):  # 2018: page furniture follows the category path
             break
-        names.append(clean(value))
+        names.append(plain_text(value))
     return ", ".join(name for name in names if name)
 
 
@@ -80,8 +80,8 @@ def item_row(record: Record, key: str, brand: str, category: str) -> Record:
     """The catalogue columns of one metadata record."""
     return {
         "item_id": record.get(key),
-        "title": clean(record.get("title")),
-        "brand": clean(record.get(brand)),
-        "category": joined(record.get(category)),
-        "description": clean(record.get("description")),
+        "title": plain_text(record.get("title")),
+        "brand": plain_text(record.get(brand)),
+        "category": category_path(record.get(category)),
+        "description": plain_text(record.get("description")),
     }

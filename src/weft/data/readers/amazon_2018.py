@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.data.raw import RawLog
 from weft.data.readers.amazon import is_ratings_table, read_meta, read_ratings, read_reviews
-from weft.data.readers.records import parse_json
+from weft.data.readers.records import parse_record
 from weft.data.source import Source
 
 REVIEW = {
@@ -21,6 +21,6 @@ def read_amazon_2018(source: Source) -> RawLog:
     if is_ratings_table(file):
         log = read_ratings(source, ("item_id", "user_id", "rating", "timestamp"))
     else:
-        log = read_reviews(source, REVIEW, parse_json)
-    items = read_meta(source, "asin", "brand", "category", parse_json)
+        log = read_reviews(source, REVIEW, parse_record)
+    items = read_meta(source, "asin", "brand", "category", parse_record)
     return RawLog(log, items, repeated_items="first")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from weft.data.raw import RawLog
 from weft.data.readers.amazon import is_ratings_table, read_meta, read_reviews
-from weft.data.readers.delimited import read_table, rename
-from weft.data.readers.records import parse_json
+from weft.data.readers.delimited import map_columns, read_table
+from weft.data.readers.records import parse_record
 from weft.data.source import Source
 
 REVIEW = {
@@ -17,8 +17,8 @@ def read_amazon_2023(source: Source) -> RawLog:
     """X.jsonl (or the ratings' X.csv, which has a header) and meta_X.jsonl."""
     file = source.interactions
     if is_ratings_table(file):
-        log = rename(read_table(file, ",", drop_bad=source.bad_rows == "drop"), REVIEW)
+        log = map_columns(read_table(file, ",", drop_bad=source.bad_rows == "drop"), REVIEW)
     else:
-        log = read_reviews(source, REVIEW, parse_json)
-    items = read_meta(source, "parent_asin", "store", "categories", parse_json)
+        log = read_reviews(source, REVIEW, parse_record)
+    items = read_meta(source, "parent_asin", "store", "categories", parse_record)
     return RawLog(log, items, "ms", repeated_items="first")

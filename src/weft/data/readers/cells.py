@@ -101,7 +101,7 @@ def titles(values: list[object], lines: Sequence[int]) -> tuple[pl.Series, Wrong
 
 
 def is_title(value: object) -> bool:
-    """Has the value a text of its own, as an object (a title in several languages) has not?"""
+    """Is the value itself a text? An object (a title in several languages) is none."""
     if isinstance(value, list | tuple):
         return all(map(is_title, value))
     return not isinstance(value, dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from weft.errors import WeftError
+from weft.errors import DataError
 
 XLS = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 PARQUET = b"PAR1"
@@ -27,13 +27,13 @@ KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 def refuse_container(file: Path) -> None:
-    """Raise `WeftError` for a file whose beginning says that it is no table weft reads."""
+    """Raise `DataError` for a file whose beginning says that it is no table weft reads."""
     if not file.is_file():
         return
     with file.open("rb") as start:
         head = start.read(64)
     for pattern, what in KINDS:
         if pattern.match(head):
-            raise WeftError(f"{file} is {what}")
+            raise DataError(f"{file} is {what}")
     if head.startswith(PARQUET) and file.suffix != ".parquet":
-        raise WeftError(f"{file} is a parquet file; give it a name that ends with .parquet")
+        raise DataError(f"{file} is a parquet file; give it a name that ends with .parquet")

@@ -17,7 +17,7 @@ import polars as pl
 from weft.data.faults import refusal
 from weft.data.raw import BadRows
 from weft.data.readers.files import ENCODING
-from weft.errors import WeftError
+from weft.errors import DataError
 
 QUOTING = "; a file in which quotes are characters like any is read with --quoting none"
 
@@ -44,7 +44,7 @@ class Records:
 def read_records(
     file: Path, data: bytes, separator: str, *, quoted: bool, header: bool, drop_bad: bool
 ) -> Records:
-    """Raises `WeftError`, naming the line, for what is no record, unless `drop_bad`.
+    """Raises `DataError`, naming the line, for what is no record, unless `drop_bad`.
 
     That is one with too many fields, with bytes that are not UTF-8, or with a quoted field that
     runs over lines and doesn't end where a field ends.
@@ -63,7 +63,7 @@ def read_records(
         if wrong:
             sentence = f"{file}, line {line}: {wrong}"
             if not drop_bad or not width:
-                raise refusal(sentence) if width else WeftError(sentence)
+                raise refusal(sentence) if width else DataError(sentence)
             bad = bad.and_one(sentence)
             continue
         if not width:
@@ -77,7 +77,7 @@ def read_records(
         if quotes == LOOSE:
             loose.append(line)
     if not width:
-        raise WeftError(f"{file} has no rows")
+        raise DataError(f"{file} has no rows")
     frame = pl.DataFrame(
         [pl.Series(n, c, dtype=pl.String) for n, c in zip(names, columns, strict=True)]
     )
@@ -126,7 +126,7 @@ class _Record(NamedTuple):
 
 def _records(text: str, separator: str, quoted: bool) -> Iterator[_Record]:
     """Every record. One whose quoting is broken is its first line alone: the lines that an open
-    quote swallows come again, as records of their own.
+    quote swallows come again, as further records.
     """
     csv.field_size_limit(2**31 - 1)
     read = functools.partial(

@@ -16,7 +16,7 @@ from weft.data.readers.csv_records import Records, read_records
 from weft.data.readers.files import decode, is_utf8, read_all, refuse_utf16
 from weft.data.readers.quotes import QUOTE, is_well_formed, rows_in_cells
 from weft.data.source import Source
-from weft.errors import WeftError
+from weft.errors import DataError
 
 HEAD = 1 << 16  # bytes that hold the first line
 SEP_LINE = re.compile(rb"(\xef\xbb\xbf)?\"?sep=.\"?\r?\n", re.IGNORECASE)  # for Excel alone
@@ -24,7 +24,7 @@ SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 
 
 def read_csv(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
-    """Comma-separated values, or what `separator` says."""
+    """Comma-separated values, or values with another `separator` between them."""
     return _read(source, file, columns, ",")
 
 
@@ -66,7 +66,7 @@ def _read(source: Source, file: Path, columns: Mapping[str, str], separator: str
 def only_item_texts(log: Table, columns: Mapping[str, str]) -> Table:
     """Without an items file: of the log's other columns keep those mapped by name, and `title`.
 
-    What else a log has (prices paid, sessions, …) tells about an interaction, not an item.
+    What else a log has (prices paid, sessions, …) describes an interaction, not an item.
     """
     log.require("user_id", "item_id")
     wanted = {*LOG_COLUMNS, "title", *columns}
@@ -85,7 +85,7 @@ def read_table(
 ) -> Table:
     """A delimited text file as a table of strings, read as Python's `csv` reads it.
 
-    `columns` maps weft's names to the file's. Blank lines are skipped. Raises `WeftError` with
+    `columns` maps weft's names to the file's. Blank lines are skipped. Raises `DataError` with
     the line for a record with too many fields, broken quoting or bytes that are not text in the
     encoding; `drop_bad` leaves such records out instead. Plain and well-formed files are read by
     polars, others record by record.
@@ -107,18 +107,18 @@ def read_table(
     if quoted and QUOTE in data:
         notes += _swallowed(table, separator, data.count(b"\n") - header)
     table = replace(table, notes=(*notes, *table.notes))
-    return rename(*_plain_names(table, columns or {}) if header else (table, columns or {}))
+    return map_columns(*_plain_names(table, columns or {}) if header else (table, columns or {}))
 
 
 def _plain_names(table: Table, columns: Mapping[str, str]) -> tuple[Table, Mapping[str, str]]:
     """A header like `user_id, item_id` without its spaces, and the cells of its columns too.
 
-    Raises `WeftError` if a column that weft reads is there twice.
+    Raises `DataError` if a column that weft reads is there twice.
     """
     wanted = {*LOG_COLUMNS, *ITEM_COLUMNS, *columns.values()}
     for name in table.header:
         if name in wanted and f"{name}_duplicated_0" in table.header:
-            raise WeftError(
+            raise DataError(
                 f"{table.file}: its header has '{name}' twice; give one of the columns another name"
             )
     spaced = [name for name in table.header if name != name.strip()]
@@ -146,7 +146,7 @@ def _swallowed(table: Table, separator: str, lines: int) -> tuple[str, ...]:
 
 
 def decoded(file: Path, encoding: str | None) -> bytes:
-    """The file's content as UTF-8; a line "sep=;" at its beginning is blank. Raises `WeftError` for bytes that `encoding` doesn't have."""
+    """The file's content as UTF-8; a line "sep=;" at its beginning is blank. Raises `DataError` for bytes that `encoding` doesn't have."""
     data = read_all(file)
     if encoding is not None:
         data = decode(file, data, encoding).encode()
@@ -211,13 +211,13 @@ def _refuse_separator(file: Path, data: bytes, separator: str) -> None:
     if separator in first or not counts[mark]:
         return
     name = SEPARATORS.get(separator, repr(separator))
-    raise WeftError(
+    raise DataError(
         f"{file}: the first line has no {name} but {counts[mark]} of {SEPARATORS[mark]}; read it with"
         f" --separator {SEPARATORS[mark]}"
     )
 
 
-def rename(table: Table, columns: Mapping[str, str]) -> Table:
+def map_columns(table: Table, columns: Mapping[str, str]) -> Table:
     """The table under weft's names: `columns` maps weft's name -> the file's."""
     named = replace(table, names={})
     named.require(*columns.values())

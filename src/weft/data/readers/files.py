@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError
 
 WINDOWS = re.compile(
     rb"[\x80\x82-\x84\x86-\x8c\x8e\x91-\x9c\x9e\x9f]"
@@ -21,19 +21,20 @@ ENCODING = "name its encoding, such as --encoding latin-1"
 def open_binary(file: Path) -> gzip.GzipFile | None:
     """The file unzipped if its first bytes say gzip (whatever its name), else None."""
     if not file.is_file():
-        what = "does not exist"
-        if file.exists():
-            what = "is a folder, not a file" if file.is_dir() else "is no regular file"
-        raise WeftError(f"{file} {what}")
+        if not file.exists():
+            raise NotFoundError(f"{file} does not exist")
+        what = "is a folder, not a file" if file.is_dir() else "is no regular file"
+        raise DataError(f"{file} {what}")
     with file.open("rb") as start:
         head = start.read(2)
     if not head:
-        raise WeftError(f"{file} is empty")
+        raise DataError(f"{file} is empty")
     return gzip.open(file, "rb") if head == GZIP else None
 
 
 def read_all(file: Path) -> bytes:
-    """The whole content, unzipped. Raises `WeftError` if missing, empty, or a broken gzip."""
+    """The whole content, unzipped. Raises `NotFoundError`, and `DataError` if it is empty or no
+    whole gzip."""
     unzipped = open_binary(file)
     if unzipped is None:
         return file.read_bytes()
@@ -41,7 +42,7 @@ def read_all(file: Path) -> bytes:
         with unzipped:
             return unzipped.read()
     except (EOFError, OSError, zlib.error) as error:
-        raise WeftError(f"{file} is a broken or truncated gzip file: {error}") from None
+        raise DataError(f"{file} is a broken or truncated gzip file: {error}") from None
 
 
 def decode(file: Path, data: bytes, encoding: str | None) -> str:
@@ -55,7 +56,7 @@ def decode(file: Path, data: bytes, encoding: str | None) -> str:
         encoding = None
     elif is_latin_1(encoding) and (byte := WINDOWS.search(data)):
         line = data.count(b"\n", 0, byte.start()) + 1
-        raise WeftError(
+        raise DataError(
             f"{file}, line {line}: {encoding} has no character for the byte {byte[0].hex()}, and"
             " Windows has one: read it with --encoding cp1252"
         )
@@ -63,11 +64,11 @@ def decode(file: Path, data: bytes, encoding: str | None) -> str:
         return data.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise WeftError(
+        raise DataError(
             f"{file}, line {line}: not {encoding or 'UTF-8'} text ({error.reason}); {ENCODING}"
         ) from None
     except UnicodeError as error:
-        raise WeftError(f"{file} is not {encoding or 'UTF-8'} text ({error}); {ENCODING}") from None
+        raise DataError(f"{file} is not {encoding or 'UTF-8'} text ({error}); {ENCODING}") from None
 
 
 def is_latin_1(encoding: str) -> bool:
@@ -76,9 +77,9 @@ def is_latin_1(encoding: str) -> bool:
 
 
 def refuse_utf16(file: Path, data: bytes) -> None:
-    """Raise `WeftError` for what a mark at its beginning calls UTF-16."""
+    """Raise `DataError` for what a mark at its beginning calls UTF-16."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise WeftError(f"{file} is UTF-16 text; read it with --encoding utf-16")
+        raise DataError(f"{file} is UTF-16 text; read it with --encoding utf-16")
 
 
 def is_utf8(data: bytes) -> bool:
@@ -115,10 +116,10 @@ def read_lines(
                 if text.strip():
                     yield number, text
     except UnicodeDecodeError as error:
-        raise WeftError(
+        raise DataError(
             f"{file}, line {number}: not UTF-8 text ({error.reason}); {ENCODING}"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise WeftError(
+        raise DataError(
             f"{file} is a broken or truncated gzip file, after line {number}: {error}"
         ) from None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.data.readers.files import decode, open_binary, read_all
-from weft.errors import WeftError
+from weft.errors import DataError
 
 PEEK = 4096  # bytes in which the first sign of content is looked for
 
@@ -28,15 +28,15 @@ def is_array(file: Path, encoding: str | None) -> bool:
 
 
 def read_array(file: Path, encoding: str | None, parse: Callable[[str], object]) -> list[object]:
-    """The array's entries. Raises `WeftError` if the file isn't one whole array."""
+    """The array's entries. Raises `DataError` if the file isn't one whole array."""
     text = decode(file, read_all(file), encoding)
     try:
         values = parse(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeftError(
+        raise DataError(
             f"{file}, line 1: not a readable record, nor a whole JSON array of them ({reason})"
         ) from None
     if not isinstance(values, list):
-        raise WeftError(f"{file} is a {type(values).__name__}, not a JSON array of objects")
+        raise DataError(f"{file} is a {type(values).__name__}, not a JSON array of objects")
     return values

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from weft.data.column_names import LOG_COLUMNS
 from weft.data.raw import Table
-from weft.data.readers.records import Record, parse_json, read_items, read_log
+from weft.data.readers.records import Record, parse_record, read_item_records, read_log
 from weft.data.source import Source
 
 
@@ -23,7 +23,7 @@ def read_jsonl(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
         file,
         fields,
         texts if source.items is None else (),
-        parse_json,
+        parse_record,
         drop_bad=source.bad_rows == "drop",
         encoding=source.encoding,
     )
@@ -34,13 +34,13 @@ def read_jsonl_items(source: Source, file: Path, columns: Mapping[str, str]) -> 
     renamed = {theirs: ours for ours, theirs in columns.items()}
 
     def row(record: Record) -> Record:
-        kept = {k: v for k, v in record.items() if k in renamed or k not in columns}
-        return {renamed.get(key, key): value for key, value in kept.items()}
+        fields = {k: v for k, v in record.items() if k in renamed or k not in columns}
+        return {renamed.get(key, key): value for key, value in fields.items()}
 
-    return read_items(
+    return read_item_records(
         file,
         row,
-        parse_json,
+        parse_record,
         drop_bad=source.bad_rows == "drop",
         encoding=source.encoding,
         item_field=columns.get("item_id", "item_id"),

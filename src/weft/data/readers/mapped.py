@@ -1,4 +1,4 @@
-"""Formats with a column map: a log, and an items file whose name tells its own format."""
+"""Formats with a column map: a log, and an items file whose name shows its format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from weft.data.raw import RawLog, Table
-from weft.data.readers.delimited import only_item_texts, read_csv, read_tsv, rename
+from weft.data.readers.delimited import map_columns, only_item_texts, read_csv, read_tsv
 from weft.data.readers.jsonl import read_jsonl, read_jsonl_items
 from weft.data.readers.parquet import read_pair, read_parquet_file
 from weft.data.source import Source
@@ -28,7 +28,7 @@ ITEM_READERS: tuple[tuple[tuple[str, ...], FileReader], ...] = (
 
 
 def read_items_file(source: Source, file: Path, otherwise: FileReader) -> Table:
-    """The items in the format that the file's name tells, or else in the log's."""
+    """The items in the format that the file's name shows, or else in the log's."""
     for patterns, read in ITEM_READERS:
         if any(file.match(pattern) for pattern in patterns):
             return read(source, file, source.item_columns)
@@ -59,8 +59,8 @@ def read_parquet_log(source: Source) -> RawLog:
     pair = read_pair(source.interactions)
     assert pair.items is not None
     items = (
-        rename(pair.items, source.item_columns)
+        map_columns(pair.items, source.item_columns)
         if source.items is None
         else read_items_file(source, source.items, read_parquet_file)
     )
-    return RawLog(rename(pair.interactions, source.columns), items, source.time_unit)
+    return RawLog(map_columns(pair.interactions, source.columns), items, source.time_unit)

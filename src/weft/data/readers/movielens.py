@@ -22,8 +22,8 @@ def read_movielens(source: Source) -> RawLog:
     Items get title (with its year in brackets, as written), category (genres, joined with ", ")
     and year.
     """
-    given = source.interactions
-    ratings = given / "ratings.dat" if given.is_dir() else given
+    place = source.interactions
+    ratings = place / "ratings.dat" if place.is_dir() else place
     movies = source.items or ratings.with_name("movies.dat")
     drop = source.bad_rows == "drop"
     log = _fields(ratings, ("user_id", "item_id", "rating", "timestamp"), drop)

@@ -8,27 +8,29 @@ from pathlib import Path
 import polars as pl
 
 from weft.data.raw import RawLog, Table, broken
-from weft.data.readers.delimited import rename
+from weft.data.readers.delimited import map_columns
 from weft.data.source import Source
-from weft.errors import WeftError
+from weft.errors import NotFoundError
 
 
 def read_pair(folder: Path) -> RawLog:
-    """Read a domain folder. Raises `WeftError` if it is no such folder or a file is broken."""
+    """Read a domain folder. Raises `NotFoundError` if it is no such folder, `DataError` if a file is broken."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise WeftError(f"{folder} is not a folder; a domain is a folder with interactions.parquet")
+        raise NotFoundError(
+            f"{folder} is not a folder; a domain is a folder with interactions.parquet"
+        )
     return RawLog(_scan(folder / "interactions.parquet"), _scan(folder / "items.parquet"))
 
 
 def read_parquet_file(source: Source, file: Path, columns: Mapping[str, str]) -> Table:
     """One parquet file of any name, with a column map."""
-    return rename(_scan(file), columns)
+    return map_columns(_scan(file), columns)
 
 
 def _scan(file: Path) -> Table:
     if not file.is_file():
-        raise WeftError(f"{file} does not exist")
+        raise NotFoundError(f"{file} does not exist")
     try:
         frame = pl.scan_parquet(file, glob=False)
         frame.collect_schema()

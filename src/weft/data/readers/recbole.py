@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from weft.data.raw import RawLog, Table
-from weft.data.readers.delimited import decoded, only_item_texts, read_table, rename
+from weft.data.readers.delimited import decoded, map_columns, only_item_texts, read_table
 from weft.data.readers.mapped import read_items_file
 from weft.data.source import Source
 from weft.data.titles import likely_titles
-from weft.errors import WeftError
+from weft.errors import DataError, SettingError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 LISTS = ("item_id", "timestamp", "rating")  # RecBole calls their lists item_id_list, …
@@ -31,7 +31,7 @@ def read_recbole(source: Source) -> RawLog:
     inter = _only(source.interactions, ".inter")
     beside = inter.with_suffix(".item")
     item = source.items or (beside if beside.is_file() else None)
-    log = rename(_with_lists(*_untyped(inter, source), source.columns), source.columns)
+    log = map_columns(_with_lists(*_untyped(inter, source), source.columns), source.columns)
     unit = source.time_unit
     if item is None:
         return RawLog(only_item_texts(log, source.columns), None, unit)
@@ -50,16 +50,16 @@ def _read_items(source: Source, file: Path, columns: Mapping[str, str]) -> Table
         likely = likely_titles(items.columns())
         if len(likely) == 1:
             columns["title"] = likely[0]
-    return rename(items, columns)
+    return map_columns(items, columns)
 
 
 def _only(path: Path, suffix: str) -> Path:
     if not path.is_dir():
         return path
-    found = sorted(path.glob(f"*{suffix}"))
-    if len(found) != 1:
-        raise WeftError(f"{path} has {len(found)} {suffix} files; name the one to read")
-    return found[0]
+    files = sorted(path.glob(f"*{suffix}"))
+    if len(files) != 1:
+        raise SettingError(f"{path} has {len(files)} {suffix} files; name the one to read")
+    return files[0]
 
 
 def _untyped(file: Path, source: Source) -> tuple[Table, dict[str, str]]:
@@ -68,7 +68,7 @@ def _untyped(file: Path, source: Source) -> tuple[Table, dict[str, str]]:
     between = (mark for mark in SEPARATORS if mark.encode() in first.strip())
     separator = source.separator or next(between, "\t")
     if separator == " " and b"_seq" in first:
-        raise WeftError(
+        raise DataError(
             f"{file}, line 1: spaces separate the columns here, and the values of a list"
             f" ({first.decode('utf-8', 'replace').strip()}); separate the columns by tabs"
         )
@@ -79,18 +79,18 @@ def _untyped(file: Path, source: Source) -> tuple[Table, dict[str, str]]:
     for typed in table.columns():
         name, colon, kind = typed.rpartition(":")
         if not colon or kind not in TYPES:
-            raise WeftError(
+            raise DataError(
                 f"{file}, line 1: the header '{typed}' has no type; RecBole's headers are like"
                 f" user_id:token, with one of {', '.join(TYPES)}"
             )
         columns[name], types[name] = typed, kind
-    untyped = rename(table, columns)
+    untyped = map_columns(table, columns)
     return replace(untyped, header=tuple(columns)), types
 
 
 def _with_lists(log: Table, types: Mapping[str, str], columns: Mapping[str, str]) -> Table:
     """The log whose declared lists of items (times, ratings) are polars lists of weft's names."""
-    made, names, gone = {}, dict(log.names), []
+    cells_of, names, gone = {}, dict(log.names), []
     for column in LISTS:
         mapped = columns.get(column)
         theirs = mapped or (column if types.get(column, "").endswith("_seq") else f"{column}_list")
@@ -101,9 +101,9 @@ def _with_lists(log: Table, types: Mapping[str, str], columns: Mapping[str, str]
         target = column if column != theirs and types.get(column) in ("token", "float") else None
         if target is not None and mapped is None:
             cells = pl.concat_list(cells.fill_null([]), pl.col(target))
-        made[mapped or column] = cells
+        cells_of[mapped or column] = cells
         gone += [theirs] if theirs != (mapped or column) else []
         names[mapped or column] = names.get(theirs, theirs)
-    if not made:
+    if not cells_of:
         return log
-    return replace(log, frame=log.frame.with_columns(**made).drop(gone), names=names)
+    return replace(log, frame=log.frame.with_columns(**cells_of).drop(gone), names=names)

@@ -31,7 +31,7 @@ from weft.data.readers.cells import (
 )
 from weft.data.readers.files import read_lines
 from weft.data.readers.json_array import is_array, read_array
-from weft.errors import WeftError
+from weft.errors import DataError
 
 Record = dict[str, Any]
 Parse = Callable[[str], object]
@@ -44,7 +44,7 @@ BYTE = re.compile("[\udc80-\udcff]")  # a byte that is no text
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half a character
 
 
-def parse_json(line: str) -> object:
+def parse_record(line: str) -> object:
     return decode_json(line)
 
 
@@ -81,7 +81,7 @@ def read_log(
     return _read(source, {c: fields.get(c, c) for c in takers}, takers)
 
 
-def read_items(
+def read_item_records(
     file: Path,
     row: Callable[[Record], Record],
     parse: Parse,
@@ -128,14 +128,14 @@ def _read(source: _RecordFile, fields: Mapping[str, str], takers: Mapping[str, T
     lines, chunks = array("Q"), list[pl.DataFrame]()
     cells: dict[str, list[object]] = {column: [] for column in takers}
     plan = [(fields[c], c in NEEDED, cells[c].append) for c in takers]
-    kept = array("Q")
+    left = array("Q")
 
     def flush() -> None:
         taken = {c: taker(cells[c], lines) for c, taker in takers.items()}
         frame = pl.DataFrame({c: series for c, (series, _) in taken.items()})
         keep = source.settle({c: wrong for c, (_, wrong) in taken.items()}, fields, lines)
         chunks.append(frame if keep is None else frame.filter(keep))
-        kept.extend(lines if keep is None else pl.Series(lines).filter(keep).to_list())
+        left.extend(lines if keep is None else pl.Series(lines).filter(keep).to_list())
         del lines[:]
         for values in cells.values():
             values.clear()
@@ -147,7 +147,7 @@ def _read(source: _RecordFile, fields: Mapping[str, str], takers: Mapping[str, T
             what = f"there is no field '{lacks}' (its fields: {there})"
             if not lines and not chunks:  # the first record: another name, or another format
                 if record and all(isinstance(one, list | dict) for one in record.values()):
-                    raise WeftError(
+                    raise DataError(
                         f"{source.file}: one object of columns or lists, not one of each row (its"
                         f" fields: {there}); write an array of objects or one a line (pandas:"
                         " orient='records')"
@@ -161,11 +161,11 @@ def _read(source: _RecordFile, fields: Mapping[str, str], takers: Mapping[str, T
         if len(lines) == CHUNK:
             flush()
     flush()
-    if source.bad.count and not kept:
-        raise WeftError(f"{source.bad.first[0]}; all records are bad, so none is left")
+    if source.bad.count and not left:
+        raise DataError(f"{source.bad.first[0]}; all records are bad, so none is left")
     frame = pl.concat(chunks)
     return Table(
-        source.file, frame.lazy(), source.place(kept), dict(fields), source.bad,
+        source.file, frame.lazy(), source.place(left), dict(fields), source.bad,
         header=tuple(source.fields), notes=_float_notes(source.file, takers, fields),
     )  # fmt: skip
 
@@ -228,7 +228,7 @@ class _RecordFile:
             yield line, record
 
     def reject(self, line: int, what: str) -> None:
-        """Leave a record out, or raise `WeftError`."""
+        """Leave a record out, or raise `DataError`."""
         sentence = f"{self.file}, {self.word} {line}: {what}"
         if not self.drop_bad:
             raise refusal(sentence)

@@ -29,7 +29,7 @@ from weft.artifacts.documents import (
     read_text,
     whole_number,
 )
-from weft.errors import WeftError
+from weft.errors import DataError
 
 MOST_YAML = 1 << 20  # bytes; PyYAML takes about ten seconds for as much
 _TAG = "tag:yaml.org,2002:"
@@ -53,28 +53,20 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_text(path, MOST_YAML, "YAML"), path)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that must hold a mapping of settings."""
-    values = read_yaml(path)
-    if not isinstance(values, dict):
-        raise WeftError(f"{path} is no recipe: it holds no mapping of settings")
-    return values
-
-
 def parse_yaml(text: str, source: Source) -> Any:
-    """One YAML document; what is wrong with it is one `WeftError`."""
+    """One YAML document; what is wrong with it is one `DataError`."""
     try:
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         if "expected a single document" in str(error):
-            raise WeftError(
+            raise DataError(
                 f"{source} holds several YAML documents; give each its own file"
             ) from None
-        said = " ".join(str(error).split())
-        raise WeftError(f"{source} is not valid YAML: {said}") from None
+        problem = " ".join(str(error).split())
+        raise DataError(f"{source} is not valid YAML: {problem}") from None
     except ValueError as error:
-        raise WeftError(f"{source}: {error}") from None
+        raise DataError(f"{source}: {error}") from None
 
 
 def _check_events(events: Iterator[Event]) -> None:
