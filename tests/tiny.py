@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from weft.adapters import Adapter, LoraSettings
+    from weft.backbones import Backbone
+    from weft.recommenders.equipped import EquippedBackbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,6 +25,20 @@ def b3sum(path: Path) -> str:
     from blake3 import blake3
 
     return blake3(path.read_bytes()).hexdigest()
+
+
+def equipped(
+    backbone: Backbone,
+    adapter: Adapter | None = None,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+) -> EquippedBackbone:
+    """A loaded backbone as it is, with an adapter folded in, or with LoRA to train."""
+    from weft.recommenders.equipped import FoldedBackbone, LoraBackbone, PlainBackbone
+
+    if adapter is not None:
+        return FoldedBackbone(backbone, adapter, seed)
+    return PlainBackbone(backbone, seed) if lora is None else LoraBackbone(backbone, lora, seed)
 
 
 COLOURS = ["red", "blue", "green", "black", "white", "amber"]

@@ -20,7 +20,7 @@ from weft.adapters import (
     LoraSettings,
     attach,
     check_backbone,
-    fold,
+    fold_into,
     from_attached,
     initialise,
     load_adapter,
@@ -93,7 +93,7 @@ def test_plain_peft_gives_the_outputs_of_the_folded_model(
     backbone = backbone_of(tiny_bert)
     before = hidden(backbone.model)
     theirs = PeftModel.from_pretrained(backbone_of(tiny_bert).model, tmp_path / "adapter").eval()
-    fold(backbone.model, load_adapter(tmp_path / "adapter"))
+    fold_into(backbone.model, load_adapter(tmp_path / "adapter"))
     torch.testing.assert_close(hidden(backbone.model), hidden(theirs), rtol=1e-4, atol=1e-5)
     assert (hidden(backbone.model) - before).abs().max() > 0.1
 
@@ -110,7 +110,7 @@ def test_any_encoder_by_folder(tiny_encoder: Path, tmp_path: Path) -> None:
         linear.b.data.copy_(adapter.factors[name].b)
     theirs = PeftModel.from_pretrained(backbone_of(tiny_encoder).model, tmp_path / "adapter").eval()
     folded = backbone_of(tiny_encoder)
-    fold(folded.model, load_adapter(tmp_path / "adapter"))
+    fold_into(folded.model, load_adapter(tmp_path / "adapter"))
     expected = hidden(folded.model)
     torch.testing.assert_close(hidden(attached.model.eval()), expected, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(hidden(theirs), expected, rtol=1e-4, atol=2e-5)
@@ -140,7 +140,7 @@ def test_what_peft_saves_loads_with_its_patterns(
     scaling = loaded.factors["encoder.layer.0.attention.self.value"].scaling
     assert scaling == pytest.approx(9 / (2 if rslora else 4))
     ours = backbone_of(tiny_bert)
-    fold(ours.model, loaded)
+    fold_into(ours.model, loaded)
     torch.testing.assert_close(hidden(ours.model), hidden(theirs), rtol=1e-4, atol=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_modules_saved_whole_are_folded_and_load_in_peft(
     saved = {f"{name}.weight": torch.full((32,), 2.0), f"{name}.bias": torch.ones(32)}
     save_adapter(replace(adapter, saved=saved), tmp_path / "adapter")
     ours = backbone_of(tiny_bert)
-    fold(ours.model, load_adapter(tmp_path / "adapter"))
+    fold_into(ours.model, load_adapter(tmp_path / "adapter"))
     assert torch.equal(ours.model.get_parameter(f"{name}.weight"), saved[f"{name}.weight"])
     theirs = PeftModel.from_pretrained(backbone_of(tiny_bert).model, tmp_path / "adapter").eval()
     torch.testing.assert_close(hidden(ours.model), hidden(theirs), rtol=1e-4, atol=1e-5)
@@ -194,7 +194,7 @@ def test_a_module_that_does_not_fit_leaves_the_model_alone(
     wrong = Factors(torch.ones(2, 5), torch.ones(6, 2), 1.0)
     for name, message in [("nowhere.dense", "nowhere.dense"), ("embeddings.LayerNorm", "shape")]:
         with pytest.raises(WeftError, match=message):
-            fold(model, replace(adapter, factors=dict(adapter.factors) | {name: wrong}))
+            fold_into(model, replace(adapter, factors=dict(adapter.factors) | {name: wrong}))
     assert torch.equal(hidden(model), before)
 
 
@@ -268,8 +268,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
         f"{field} {value}": (_says(file, **{field: value}), rf"{file}: {message}")
         for file, field, value, message in [
-            ("weft.json", "backbone", {"fingerprint": "f"}, r"backbone\.name: Field required"),
-            ("weft.json", "backbone", {"name": "n"}, r"backbone\.fingerprint: Field required"),
+            ("weft.json", "backbone", {"fingerprint": "f"}, r"backbone\.name: missing"),
+            ("weft.json", "backbone", {"name": "n"}, r"backbone\.fingerprint: missing"),
             ("weft.json", "backbone", {"name": 3, "fingerprint": "f"}, r"backbone\.name: "),
             ("weft.json", "domains", None, "domains: "),
             ("weft.json", "data", ["d"], "data: "),

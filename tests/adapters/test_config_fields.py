@@ -156,7 +156,7 @@ CASES: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], str]] = {
     "a bias that is not declared": (factors() | BIAS, {}, "has the tensor 'layers.0.q_proj.bias'"),
     "biases that are not there": (factors(), {"bias": "all"}, r"has no biases, .* \(bias: all\)"),
     "rows of no tokens": (
-        factors() | {ROWS: torch.ones(2, 4)}, {}, "'embed_tokens', but .* does not say of which"
+        factors() | {ROWS: torch.ones(2, 4)}, {}, "'embed_tokens', but .* does not name their"
     ),
     "rows and tokens differ": (
         factors() | {ROWS: torch.ones(2, 4)},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft_made import averaged, outputs, save_model, save_trained
+from peft_adapters import averaged, outputs, save_model, save_trained
 
 from weft.adapters import load_adapter, save_adapter
 from weft.merging.merge import merge

@@ -19,7 +19,7 @@ from weft.adapters import (
     PeftHeader,
     TokenRows,
     attach,
-    fold,
+    fold_into,
     from_attached,
     save_adapter,
 )
@@ -45,7 +45,7 @@ def adapter(folder: Path, seed: int, **lora: Any) -> Adapter:
         for linear in attached.values():
             linear.a.copy_(torch.randn(linear.a.shape, generator=generator) * 0.3)
             linear.b.copy_(torch.randn(linear.b.shape, generator=generator) * 0.3)
-    return from_attached(attached, {"backbone": backbone.said})
+    return from_attached(attached, {"backbone": backbone.identity})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def merged(folder: Path) -> Adapter:
 
 def folded_logits(folder: Path, part: Adapter) -> torch.Tensor:
     backbone = load_backbone(str(folder), precision="float32", head="causal")
-    fold(backbone.model, part)
+    fold_into(backbone.model, part)
     with torch.no_grad():
         return backbone.model(input_ids=IDS).logits  # type: ignore[no-any-return]
 

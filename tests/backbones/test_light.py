@@ -19,9 +19,10 @@ from tiny import make_shop, save_encoder
 from weft.adapters import LoraSettings, from_attached
 from weft.backbones import load_backbone
 from weft.backbones.light import LightBert, load_light
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.folder import load_recommender, save_recommender
+from weft.recommenders.equipped import LoraBackbone
 from weft.recommenders.kinds import make_recommender
+from weft.recommenders.saved import load_recommender, save_recommender
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.text.tokens import structural_ids, tokenize_items
 
 
@@ -95,10 +96,10 @@ def test_a_recommender_suggests_the_same_with_the_same_scores(
     shop = make_shop().items
     recipe = BiEncoderSettings(history_tokens=40)
     backbone = load_backbone(str(tiny_bert), precision="float32")
-    trained = BiEncoder(backbone, recipe, lora=LoraSettings(rank=2, alpha=4))
+    trained = BiEncoder(LoraBackbone(backbone, LoraSettings(rank=2, alpha=4)), recipe)
     for linear in trained.attached.values():
         torch.nn.init.normal_(linear.b, std=0.2)
-    manifest = {"backbone": backbone.said, "recommender": recipe.model_dump(mode="json")}
+    manifest = {"backbone": backbone.identity, "recommender": recipe.model_dump(mode="json")}
     adapter = from_attached(trained.attached, manifest)
     save_recommender(adapter, shop, tmp_path / "model")
     loaded = load_recommender(tmp_path / "model", precision=precision)
@@ -149,8 +150,8 @@ def test_broken_folders_and_other_encoders_are_left_to_transformers(
 def test_asking_imports_no_transformers(tiny_bert: Path, tmp_path: Path) -> None:
     recipe = BiEncoderSettings(history_tokens=40)
     backbone = load_backbone(str(tiny_bert), precision="float32")
-    trained = BiEncoder(backbone, recipe, lora=LoraSettings(rank=2, alpha=4))
-    manifest = {"backbone": backbone.said, "recommender": recipe.model_dump(mode="json")}
+    trained = BiEncoder(LoraBackbone(backbone, LoraSettings(rank=2, alpha=4)), recipe)
+    manifest = {"backbone": backbone.identity, "recommender": recipe.model_dump(mode="json")}
     adapter = from_attached(trained.attached, manifest)
     save_recommender(adapter, make_shop().items, tmp_path / "model")
     code = (

@@ -14,8 +14,8 @@ from torch import Tensor
 from weft.backbones import load_backbone
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.kinds import make_recommender
+from weft.recommenders.kinds import make_recommender, new_recommender
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.text import TextSettings
 
 READING = BiEncoderSettings(
@@ -163,7 +163,7 @@ def test_it_trains_and_its_copy_is_loaded_again(folder: Path, tmp_path: Path) ->
     from weft.training import TrainSettings, train
 
     shop = make_shop()
-    made = make_recommender(str(folder), READING, shop.items, train_all=True, precision="float32")
+    made = new_recommender(str(folder), READING, shop.items, precision="float32")
     assert isinstance(made, BiEncoder)
     before = made.item_vectors
     settings = TrainSettings(epochs=2, batch=16, learning_rate=1e-3, log_every=1)
@@ -196,22 +196,23 @@ def test_pickled_weights_are_not_opened(tmp_path: Path, folder: Path) -> None:
 def test_merging_weights_are_learned_and_replayed_as_of_any_encoder(
     folder: Path, tmp_path: Path
 ) -> None:
-    from learning_made import moved
+    from moved_models import moved
 
-    from weft.learning.collaborative import CollaborativeSettings
-    from weft.learning.sources import learn_collaborative, open_sources
-    from weft.merging.merge import merge
+    from weft.learning.collaborative import learn_collaborative
+    from weft.learning.part_models import PartModels, Reading
+    from weft.learning.settings import CollaborativeSettings
+    from weft.merging.merge import merge, plan_merge
 
     parts = [moved(folder, tmp_path / f"part{seed}", seed) for seed in (1, 2)]
     settings = CollaborativeSettings(steps=6, learning_rate=0.05, held_out=0, weights="layer")
-    found = learn_collaborative(
-        parts, [ITEMS, ITEMS], READING, settings, base=folder, precision="float32"
-    )
-    assert len(found.groups) == 3
-    assert all(abs(value - 0.2) > 1e-3 for row in found.learned.coefficients for value in row)
-    merge(parts, "task_arithmetic", found.specs, base=folder, out=tmp_path / "merged")
-    sources = open_sources(parts, READING, settings, base=folder, precision="float32")
-    with sources.student(settings) as (student, place, _), torch.no_grad():
-        place(torch.tensor(found.learned.coefficients))
-        wanted = student.encode_items(ITEMS)
+    reading = Reading(READING, precision="float32")
+    plan = plan_merge(parts, "task_arithmetic", None, base=folder)
+    result = learn_collaborative(plan, [ITEMS, ITEMS], settings, reading=reading)
+    assert len(result.groups) == 3
+    coefficients = result.learned.coefficients
+    assert all(abs(value - 0.2) > 1e-3 for row in coefficients for value in row)
+    merge(parts, "task_arithmetic", result.weights, base=folder, out=tmp_path / "merged")
+    with PartModels(plan, reading).student("layer") as student, torch.no_grad():
+        student.set_weights(torch.tensor(coefficients))
+        wanted = student.recommender.encode_items(ITEMS)
     assert np.allclose(scorer(tmp_path / "merged").item_vectors, wanted, atol=2e-5)

@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 
 from worlds import result
 
-from weft.report.build import domain_report
+from weft.report.build import target_report
 from weft.report.model import Branch, RunReport, UserCase
+from weft.report.serving import RowInfo
 
 HOSTILE = "</script><script>alert('x')</script> \"a\" & <img src=x onerror=y> | *b* \x1b[31m\u202e"
 
@@ -28,10 +29,10 @@ def report() -> RunReport:
         "weaverec": [result(ranks(1)), result(ranks(1), seed=7)],
         HOSTILE: result(ranks(8)),
     }
-    domain = domain_report(
+    domain = target_report(
         rows,
         "target-only",
-        about={"weaverec": "hybrids, merged"},
+        info={"weaverec": RowInfo(about="hybrids, merged")},
         contrasts=[
             ("weaverec", HOSTILE, f"what {HOSTILE} is for"),
             (HOSTILE, "target-only", ""),

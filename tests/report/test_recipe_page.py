@@ -10,17 +10,23 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from weft.data.source import checked
-from weft.learning.collaborative import CollaborativeSettings
-from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.recommenders.listwise import ListwiseSettings
-from weft.recommenders.yes_no import YesNoSettings
-from weft.systems.recipe import DomainSpec, Mall, MergeSpec, Recipe, WeaveBranches, WeaveEvaluation
+from weft.learning.settings import CollaborativeSettings
+from weft.recommenders.text.bi_encoder import BiEncoderSettings
+from weft.recommenders.text.listwise import ListwiseSettings
+from weft.recommenders.text.yes_no import YesNoSettings
+from weft.settings import validate
+from weft.systems.recipe import DomainSpec, Mall
+from weft.systems.weaverec.recipe import (
+    MergeSpec,
+    WeaveBranches,
+    WeaveEvaluation,
+    WeaveRecRecipe,
+)
 from weft.text.prompt import PromptSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
 BLOCKS: dict[str, type[BaseModel]] = {
-    "The recipe": Recipe,
+    "The recipe": WeaveRecRecipe,
     "`domains`": DomainSpec,
     "`mall`": Mall,
     "`recommender`": BiEncoderSettings,
@@ -58,4 +64,4 @@ def test_the_examples_are_recipes() -> None:
     assert len(examples) == 4
     for example in examples:
         if len(example["domains"]) > 1:
-            checked(Recipe, example)
+            validate(WeaveRecRecipe, example)

@@ -18,13 +18,14 @@ from worlds import result
 
 from weft.artifacts.atomic import read_json
 from weft.evaluation.result import Result
-from weft.report.build import domain_report
+from weft.report.build import target_report
 from weft.report.format import facts_line, share
 from weft.report.html import html_page
 from weft.report.markdown import render_markdown
-from weft.report.model import DomainReport, RowWarning, RunReport, TargetFacts
+from weft.report.model import LeakageFacts, RowWarning, RunReport, TargetReport
+from weft.report.serving import RowInfo
 from weft.report.terminal import render_terminal
-from weft.systems.recommendation import write_recommendations
+from weft.systems.recommendation_file import write_recommendations
 
 COSTS = {"popularity": 0, "zero-shot": 1, "target-only": 2, "longer, twice": 3, "weaverec": 4}
 
@@ -34,13 +35,28 @@ def row(seed: int, best: int, users: int = 300) -> Result:
     return result(np.maximum(1, ranks).astype(float).tolist())
 
 
-def made(best: dict[str, int], users: int = 300, **options: Any) -> DomainReport:
+def measured(
+    best: dict[str, int],
+    users: int = 300,
+    *,
+    costs: dict[str, int] = COSTS,
+    folders: dict[str, str] | None = None,
+    warnings: dict[str, list[RowWarning]] | None = None,
+) -> TargetReport:
     rows = {name: row(n, one, users) for n, (name, one) in enumerate(best.items())}
-    options = {"costs": COSTS, "folders": {"weaverec": "weaverec"}} | options
-    return domain_report(rows, "target-only", headline=["ndcg@5", "ndcg@1"], **options)
+    folders = {"weaverec": "weaverec"} if folders is None else folders
+    info = {
+        name: RowInfo(
+            cost=costs.get(name),
+            folder=folders.get(name),
+            warnings=tuple((warnings or {}).get(name, ())),
+        )
+        for name in rows
+    }
+    return target_report(rows, "target-only", headline=["ndcg@5", "ndcg@1"], info=info)
 
 
-def report(*domains: DomainReport, **changes: Any) -> RunReport:
+def report(*domains: TargetReport, **changes: Any) -> RunReport:
     return RunReport(title="t", system="s", domains=list(domains), **changes)
 
 
@@ -53,7 +69,7 @@ def shown(of: RunReport) -> dict[str, str]:
 
 
 def test_a_woven_row_that_is_clearly_best_is_served_and_the_report_begins_with_it() -> None:
-    domain = made({"popularity": 15, "zero-shot": 15, "target-only": 14, "weaverec": -60})
+    domain = measured({"popularity": 15, "zero-shot": 15, "target-only": 14, "weaverec": -60})
     one = domain.serving
     assert one is not None
     assert (one.row, one.folder, one.decided, one.metric) == (
@@ -64,7 +80,7 @@ def test_a_woven_row_that_is_clearly_best_is_served_and_the_report_begins_with_i
     )
     assert one.reason == (
         "weaverec is clearly better on NDCG@5 than popularity, zero-shot and target-only. It was "
-        "chosen on the test users that it is measured on, which flatters its own number."
+        "chosen on the same test users that it is measured on, so its own number is a little too good."
     )
     assert [c.row for c in one.compared] == ["popularity", "zero-shot", "target-only"]
     assert all(c.verdict == "gain" for c in one.compared)
@@ -76,26 +92,28 @@ def test_a_woven_row_that_is_clearly_best_is_served_and_the_report_begins_with_i
         assert pages[name].index("What to serve") < pages[name].index("NDCG@5")
 
 
-def test_what_cannot_be_told_is_the_cheapest_and_says_so() -> None:
-    one = made({"weaverec": 3, "target-only": 3, "popularity": 3}).serving
+def test_where_no_row_is_clearly_better_the_cheapest_is_served() -> None:
+    one = measured({"weaverec": 3, "target-only": 3, "popularity": 3}).serving
     assert one is not None
     assert (one.row, one.folder, one.decided) == ("popularity", None, False)
     assert one.reason.startswith(
-        "Can't tell: on NDCG@5, over 300 users, no row is clearly better than popularity. Take the "
-        "cheapest, which it is."
+        "Undecided: on NDCG@5, over 300 users, no row is clearly better than popularity, which "
+        "costs least. So serve popularity."
     )
-    assert one.reason.endswith("The run keeps no folder of it to serve from.")
+    assert one.reason.endswith("The run has no recommender folder of it.")
 
 
 def test_a_simple_row_ahead_of_the_woven_one_is_the_one_to_serve() -> None:
-    one = made({"popularity": -60, "target-only": 14, "weaverec": 10}).serving
+    one = measured({"popularity": -60, "target-only": 14, "weaverec": 10}).serving
     assert one is not None
     assert (one.row, one.decided) == ("popularity", True)
     assert "popularity costs least, and every other row is beaten on NDCG@5." in one.reason
 
 
 def test_a_dearer_row_that_is_not_clearly_better_is_not_taken() -> None:
-    one = made({"popularity": 16, "target-only": 15, "longer, twice": -60, "weaverec": -61}).serving
+    one = measured(
+        {"popularity": 16, "target-only": 15, "longer, twice": -60, "weaverec": -61}
+    ).serving
     assert one is not None and one.row == "longer, twice"
     assert one.reason.startswith(
         "'longer, twice' is clearly better on NDCG@5 than popularity and target-only; no row that costs more is "
@@ -108,12 +126,12 @@ def test_a_spoilt_row_is_marked_beside_its_name_and_not_recommended() -> None:
         "weaverec": [RowWarning(text="The branch 'toys' collapsed."), RowWarning(text="Few.")],
         "target-only": [RowWarning(text="Few.", spoils=False)],
     }
-    domain = made({"popularity": 15, "target-only": 14, "weaverec": -60}, warnings=warnings)
+    domain = measured({"popularity": 15, "target-only": 14, "weaverec": -60}, warnings=warnings)
     one = domain.serving
     assert one is not None
     assert one.row == "popularity"
     assert one.left_out == ["weaverec"]
-    assert "Left out for the warnings beside them: weaverec." in one.reason
+    assert "Left out because of their warnings: weaverec." in one.reason
     pages = shown(report(domain))
     assert "weaverec †1 †2" in pages["markdown"] and "target-only †1" in pages["markdown"]
     assert "weaverec<sup>†1 †2</sup>" in pages["html"]
@@ -124,29 +142,29 @@ def test_a_spoilt_row_is_marked_beside_its_name_and_not_recommended() -> None:
 
 def test_where_every_row_is_spoilt_none_is_served() -> None:
     spoilt = {name: [RowWarning(text="Broken.")] for name in COSTS}
-    domain = made({"target-only": 3, "weaverec": 3}, warnings=spoilt)
+    domain = measured({"target-only": 3, "weaverec": 3}, warnings=spoilt)
     assert domain.serving is not None
     assert (domain.serving.row, domain.serving.folder) == (None, None)
     assert "serve none of these" in shown(report(domain))["markdown"]
 
 
 def test_rows_without_a_cost_are_no_candidates() -> None:
-    domain = made({"target-only": 14, "source: games": -60}, folders={})
+    domain = measured({"target-only": 14, "source: games": -60}, folders={})
     assert domain.serving is not None
     assert domain.serving.row == "target-only"
     assert domain.serving.reason.startswith("target-only is the only row that can be served.")
-    assert made({"target-only": 3}, costs=None).serving is None
+    assert measured({"target-only": 3}, costs={}).serving is None
 
 
 def test_few_users_are_said_at_the_table() -> None:
     sentence = "Only 40 test users: small differences don't show."
-    assert made({"target-only": 3, "weaverec": 3}, users=40).cautions == [sentence]
-    assert made({"target-only": 3, "weaverec": 3}, users=200).cautions == []
+    assert measured({"target-only": 3, "weaverec": 3}, users=40).cautions == [sentence]
+    assert measured({"target-only": 3, "weaverec": 3}, users=200).cautions == []
 
 
 def test_the_choice_is_a_file_for_the_run_and_one_for_each_target(tmp_path: Path) -> None:
-    served = made({"popularity": 15, "target-only": 15, "weaverec": -60})
-    floor = made({"popularity": 3, "target-only": 3}).serving
+    served = measured({"popularity": 15, "target-only": 15, "weaverec": -60})
+    floor = measured({"popularity": 3, "target-only": 3}).serving
     assert served.serving is not None and floor is not None
     lamps = floor.model_copy(update={"target": "lamps"})
     write_recommendations([served.serving, lamps], tmp_path)
@@ -163,14 +181,14 @@ def test_the_choice_is_a_file_for_the_run_and_one_for_each_target(tmp_path: Path
 LEAKS = (
     "Leakage: 99.2 % of the test targets lie before the last training interaction of another user "
     "(over 99.9 % over the 4 domains trained on), so models may have learned from what came later; "
-    "'split: global_time' measures without that. 5.0 % of the targets are items that training "
+    "'split: global_time' avoids that. 5.0 % of the targets are items that training "
     "never saw."
 )
 CLEAN = (
     "No test target lies before the last training interaction of another user. 100.0 % of the "
     "targets are of users without a training target."
 )
-UNKNOWN = "Leakage through time is not known: the log has an order and no times."
+UNKNOWN = "Leakage through time can't be measured: the log has an order but no times."
 
 
 @pytest.mark.parametrize(
@@ -182,8 +200,8 @@ UNKNOWN = "Leakage through time is not known: the log has an order and no times.
     ],
 )
 def test_what_training_could_know_is_said(values: tuple[Any, ...], words: str) -> None:
-    facts = TargetFacts(**dict(zip(TargetFacts.model_fields, values, strict=True)))
-    domain = made({"target-only": 3, "weaverec": 3}).model_copy(update={"facts": facts})
+    facts = LeakageFacts(**dict(zip(LeakageFacts.model_fields, values, strict=True)))
+    domain = measured({"target-only": 3, "weaverec": 3}).model_copy(update={"facts": facts})
     assert facts_line(domain) == words
     for page in shown(report(domain)).values():
         assert words in html.unescape(page)
@@ -197,7 +215,7 @@ def test_shares_that_are_not_all_or_nothing_are_not_rounded_to_it() -> None:
 
 def test_what_made_a_report_is_said() -> None:
     of = report(
-        made({"target-only": 3, "weaverec": 3}),
+        measured({"target-only": 3, "weaverec": 3}),
         versions={"weft": "1.0 and 1.1", "torch": "2.13.0"},
         data={"toys": "d" * 32},
     )

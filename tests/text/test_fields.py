@@ -9,7 +9,14 @@ import polars as pl
 import pytest
 
 from weft.data.domain import Catalogue
-from weft.text import Structure, TextSettings, assemble, encode_items, encode_titles, joined
+from weft.text import (
+    Structure,
+    TextSettings,
+    assemble,
+    concatenate_rows,
+    encode_items,
+    encode_titles,
+)
 from weft.text.tokens import ItemTokens
 
 ITEMS = Catalogue(
@@ -72,7 +79,7 @@ def test_inputs_say_which_item_a_token_is_of() -> None:
     assert found.keys is not None
     assert found.items.tolist() == [0, 1, 1, 1, 2, 0, 0, 1, 1, 2, 2]
     assert found.keys.tolist() == [False, True, False, False, True, False, False, True, False, True, False]  # fmt: skip
-    twice = joined([found, found])
+    twice = concatenate_rows([found, found])
     assert len(twice) == 6
     assert twice.of(5).tolist() == found.of(2).tolist()
     assert twice.items is not None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
-from weft.text import TextSettings, clean, item_texts
+from weft.text import TextSettings, clean_text, item_texts
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
 
@@ -35,13 +35,13 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
     ],
 )
 def test_clean_keeps_what_is_seen_and_nothing_else(dirty: str, expected: str) -> None:
-    assert clean(dirty) == expected
+    assert clean_text(dirty) == expected
 
 
 @given(ANY_TEXT)
 def test_clean_text_is_one_well_formed_line(text: str) -> None:
-    once = clean(text)
-    assert clean(once) == once
+    once = clean_text(text)
+    assert clean_text(once) == once
     assert once == " ".join(once.split()) == unicodedata.normalize("NFC", once)
     assert not {unicodedata.category(character) for character in once} & {"Cc", "Cs", "Zl", "Zp"}
     once.encode("utf-8")
@@ -50,11 +50,11 @@ def test_clean_text_is_one_well_formed_line(text: str) -> None:
 @given(ANY_TEXT, ANY_TEXT)
 def test_words_are_cut_from_the_joined_fields(title: str, brand: str) -> None:
     catalogue = Catalogue(
-        pl.DataFrame({"item_id": ["a"], "title": [clean(title)], "brand": [clean(brand)]})
+        pl.DataFrame({"item_id": ["a"], "title": [clean_text(title)], "brand": [clean_text(brand)]})
     )
     [whole] = item_texts(catalogue, TextSettings(fields=["title", "brand"]))
     [cut] = item_texts(catalogue, TextSettings(fields=["title", "brand"], words=3))
-    assert whole.split() == (clean(title) + " " + clean(brand)).split()
+    assert whole.split() == (clean_text(title) + " " + clean_text(brand)).split()
     assert cut.split() == whole.split()[:3]
 
 

@@ -14,7 +14,7 @@ from weft.text import (
     Structure,
     TextSettings,
     assemble,
-    clean,
+    clean_text,
     encode_titles,
     pad,
     tokenize_items,
@@ -83,7 +83,7 @@ def test_a_text_has_the_same_ids_whatever_stands_beside_it(
     alone = tokenize_items(tokenizer, [title]).of(0)
     among = tokenize_items(tokenizer, [*neighbours, title, *neighbours])
     np.testing.assert_array_equal(among.of(len(neighbours)), alone)
-    np.testing.assert_array_equal(tokenize_items(tokenizer, [clean(title)]).of(0), alone)
+    np.testing.assert_array_equal(tokenize_items(tokenizer, [clean_text(title)]).of(0), alone)
     np.testing.assert_array_equal(tokenize_items(tokenizer, [title], 3).of(0), alone[:3])
 
 
@@ -187,7 +187,7 @@ def test_raw_titles_are_those_of_a_catalogue(qwen: PreTrainedTokenizerBase) -> N
 
 def test_room_for_nothing_is_an_error(qwen: PreTrainedTokenizerBase) -> None:
     tokens = tokenize_items(qwen, ["mug"])
-    with pytest.raises(WeftError, match="max_tokens is 2, and 2 of them frame"):
+    with pytest.raises(WeftError, match="max_tokens is 2, which leaves no room"):
         assemble(tokens, [np.array([0])], structure=Structure((0,), (1,), (0,)), max_tokens=2)
     with pytest.raises(WeftError, match="separator"):
         Structure((0,), (), (0,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from weft.adapters.factors import Factors, FactorShape, Half, LazyFactors
 from weft.adapters.header import PeftHeader, TokenRows
-from weft.adapters.lora import LoraLinear
 from weft.artifacts.hashing import hash_arrays, short_hashes
-from weft.errors import WeftError
+from weft.errors import MismatchError
+
+if TYPE_CHECKING:
+    from weft.adapters.lora import LoraLinear
 
 MANIFEST = "weft.json"
 
@@ -30,6 +32,13 @@ class Adapter:
     embeddings that were trained alone, by the embedding's name; `peft` what PEFT's configuration
     says beside the weights, None where weft trained the adapter; `dtype` how the factors are
     stored, None where that differs or they are in memory.
+
+    >>> factors = Factors(a=torch.ones(1, 3), b=torch.tensor([[1.0], [2.0]]), scaling=0.5)
+    >>> manifest = {"backbone": {"name": "tiny", "fingerprint": "0" * 64}}
+    >>> adapter = Adapter({"layer.0.query": factors}, manifest)
+    >>> adapter.factors["layer.0.query"].delta()
+    tensor([[0.5000, 0.5000, 0.5000],
+            [1.0000, 1.0000, 1.0000]])
     """
 
     factors: Mapping[str, Factors]
@@ -42,7 +51,7 @@ class Adapter:
 
     @property
     def header(self) -> PeftHeader:
-        """What PEFT's configuration says beside the weights."""
+        """PEFT's configuration beside ranks and scalings."""
         task = str(self.manifest.get("backbone", {}).get("task", "FEATURE_EXTRACTION"))
         return PeftHeader(task_type=task) if self.peft is None else self.peft
 
@@ -135,7 +144,10 @@ def from_attached(
     manifest: dict[str, Any],
     whole: Mapping[str, nn.Module] | None = None,
 ) -> Adapter:
-    """Copy the factors out of a model's LoRA linears; the modules `whole` are saved whole."""
+    """Copy the factors out of a model's LoRA linears; the modules `whole` are saved whole.
+
+    `attached` is what `attach` returned. Factors are float32 and on the CPU.
+    """
     factors = {
         name: Factors(
             linear.a.detach().cpu().float().clone(),
@@ -153,87 +165,16 @@ def from_attached(
 
 
 def check_backbone(adapter: Adapter, name: str, fingerprint: str) -> None:
-    """An adapter of another backbone is an error that names both."""
-    if adapter.fingerprint != fingerprint:
-        own = adapter.manifest["backbone"]
-        one, other = short_hashes(adapter.fingerprint, fingerprint)
-        raise WeftError(
-            f"the adapter belongs to backbone {own.get('name')} ({one}), not to {name} ({other})"
-        )
+    """A `MismatchError` that names both backbones if the adapter belongs to another one.
 
-
-def fold(model: nn.Module, adapter: Adapter) -> None:
-    """Add every ΔW to the model's weights, in float32, stored in the weight's own dtype.
-
-    Tensors saved whole, and rows of single tokens, replace the model's. A module or tensor that
-    does not fit is a `WeftError`, and the model is then as it was.
+    >>> adapter = Adapter({}, {"backbone": {"name": "tiny", "fingerprint": "aa"}})
+    >>> check_backbone(adapter, "other", "bb")
+    Traceback (most recent call last):
+    weft.errors.MismatchError: the adapter belongs to backbone tiny (aa), not to other (bb)
     """
-    sums: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for name, factors in adapter.factors.items():
-            weight, turned = _weight_of(model, name, (factors.b.shape[0], factors.a.shape[1]))
-            start = adapter.saved.get(f"{name}.weight", weight).to(weight.device)
-            delta = factors.delta().to(weight.device)
-            sums.append((weight, start.float() + (delta.T if turned else delta)))
-        for name in adapter.saved.keys() - set(adapter.carried):
-            module, _, _ = name.rpartition(".")
-            tensor = adapter.saved[name]
-            sums.append((_tensor_of(model, module, name, tuple(tensor.shape)), tensor))
-        for name, tokens in adapter.tokens.items():
-            weight = _parameter_of(model, name, f"{name}.weight")
-            _check_rows(name, tokens, tuple(weight.shape))
-            indices = torch.tensor(tokens.indices, device=weight.device)
-            rows = tokens.rows.to(weight.device, weight.dtype)
-            sums.append((weight, weight.index_copy(0, indices, rows)))
-        for own, value in sums:
-            own.copy_(value)
-
-
-def _check_rows(name: str, tokens: TokenRows, shape: tuple[int, ...]) -> None:
-    if len(shape) != 2 or tokens.rows.shape[1] != shape[1] or max(tokens.indices) >= shape[0]:
-        raise WeftError(
-            f"the adapter's rows of '{name}', {list(tokens.rows.shape)} up to token "
-            f"{max(tokens.indices)}, don't fit the backbone's {list(shape)}"
+    if adapter.fingerprint != fingerprint:
+        backbone = adapter.manifest["backbone"]
+        one, other = short_hashes(adapter.fingerprint, fingerprint)
+        raise MismatchError(
+            f"the adapter belongs to backbone {backbone.get('name')} ({one}), not to {name} ({other})"
         )
-
-
-def _weight_of(model: nn.Module, module: str, shape: tuple[int, int]) -> tuple[Tensor, bool]:
-    """A linear's weight [out, in]; or, true, [in, out] of GPT-2's `Conv1D`."""
-    own = model.get_submodule(module) if _has_module(model, module) else None
-    linear = isinstance(own, nn.Linear | LoraLinear)
-    turned = own is not None and not linear and _is_conv1d(own)
-    weight = _tensor_of(model, module, f"{module}.weight", shape[::-1] if turned else shape)
-    if not turned and not linear:
-        raise WeftError(f"the adapter's module '{module}' is not a linear one in the backbone")
-    return weight, turned
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D  # takes a second, so only where it is in doubt
-
-    return isinstance(module, Conv1D)
-
-
-def _has_module(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
-
-
-def _parameter_of(model: nn.Module, module: str, name: str) -> Tensor:
-    try:
-        return model.get_parameter(name)
-    except AttributeError:
-        raise WeftError(f"the adapter has a module '{module}' that the backbone lacks") from None
-
-
-def _tensor_of(model: nn.Module, module: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    tensor = _parameter_of(model, module, name)
-    if tuple(tensor.shape) != shape:
-        raise WeftError(
-            f"the adapter's module '{module}' has the shape {list(shape)}, "
-            f"the backbone's {list(tensor.shape)}"
-        )
-    return tensor

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from weft.errors import WeftError
+from weft.errors import DataError
 
 Role = Literal["read", "harmless", "refused"]
 
@@ -80,21 +80,21 @@ PLAIN_STARTS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica"
 
 
 def check_fields(config: Mapping[str, Any]) -> None:
-    """A `WeftError` that names the first entry whose meaning weft does not carry."""
+    """A `DataError` that names the first entry whose meaning weft does not carry."""
     if config.get("peft_type") != "LORA":
-        raise WeftError(f"peft_type is {config.get('peft_type', 'missing')}, not LORA")
+        raise DataError(f"peft_type is {config.get('peft_type', 'missing')}, not LORA")
     for name, value in config.items():
         known = FIELDS.get(name)
         if known is None and value and name not in OF_TRAINING:
-            raise WeftError(
+            raise DataError(
                 f"weft does not know the entry '{name}', which may change what the weights mean: "
                 "set it to null if it doesn't"
             )
         if known is not None and known.role == "refused" and value:
-            raise WeftError(f"{name} is not supported: {known.meaning}")
+            raise DataError(f"{name} is not supported: {known.meaning}")
     start = str(config.get("init_lora_weights", True)).lower()
     if start not in PLAIN_STARTS:
-        raise WeftError(
+        raise DataError(
             f"init_lora_weights is {start}: adapters that change the backbone are not supported "
             "(PEFT's save_pretrained converts them with path_initial_model_for_weight_conversion)"
         )

@@ -16,7 +16,7 @@ from weft.adapters.factors import FactorShape
 from weft.adapters.peft_config import LoraConfigFile
 from weft.adapters.tensor_file import TensorFile
 from weft.artifacts.tensors import Stored
-from weft.errors import WeftError
+from weft.errors import DataError
 
 PREFIX = "base_model.model."
 TOKENS = ".token_adapter.trainable_tokens_delta"
@@ -47,6 +47,7 @@ class Contents:
     places: Mapping[str, str]
 
     def half(self, module: str, side: str) -> str:
+        """The name in the file of a module's A or B."""
         return self.places[f"{module}.lora_{side}.weight"]
 
 
@@ -59,10 +60,10 @@ def sort_tensors(
     """Sort a file's tensors and hold them against the configuration.
 
     `exact` has scalings that α/r does not give exactly, `backbone` the backbone's tensors where
-    they are known. Raises `WeftError`, naming the module or tensor.
+    they are known. Raises `DataError`, naming the module or tensor.
     """
     if not file.tensors:
-        raise WeftError(
+        raise DataError(
             f"{file.path} holds no tensors, so the adapter changes nothing (DeepSpeed ZeRO-3 and "
             "FSDP leave such files when weights are saved without being gathered)"
         )
@@ -70,20 +71,22 @@ def sort_tensors(
     for key in file.tensors:
         plain = _ADAPTER_NAME.sub(r"\1", key.removeprefix(PREFIX))
         if plain in names:
-            raise WeftError(f"{file.path} has '{plain}' twice, as '{names[plain]}' and as '{key}'")
+            raise DataError(f"{file.path} has '{plain}' twice, as '{names[plain]}' and as '{key}'")
         names[plain] = key
     factors = {name for name in names if ".lora_" in name}
     rows = {name for name in names if name.endswith(TOKENS)}
     places: dict[str, str] = {name: names[name] for name in factors | rows}
     saved: list[str] = []
     for name, key in names.items():
-        own = _saved_name(name, names)
-        if name in factors or name in rows or own is None:
+        model_name = _saved_name(name, names)
+        if name in factors or name in rows or model_name is None:
             continue
-        if own in places:
-            raise WeftError(f"{file.path} has '{own}' twice, as '{places[own]}' and as '{key}'")
-        places[own] = key
-        saved.append(own)
+        if model_name in places:
+            raise DataError(
+                f"{file.path} has '{model_name}' twice, as '{places[model_name]}' and as '{key}'"
+            )
+        places[model_name] = key
+        saved.append(model_name)
     stored = {name: file.tensors[names[name]] for name in names}
     _check_numbers(file.path, stored, factors | rows)
     shapes = _shapes(file.path, stored, config, exact)
@@ -94,15 +97,15 @@ def sort_tensors(
 
 
 def _check_numbers(path: Path, stored: Mapping[str, Stored], trained: Collection[str]) -> None:
-    """A `WeftError` for codes in the place of numbers, and for what PEFT leaves of two ways to
+    """A `DataError` for codes in the place of numbers, and for what PEFT leaves of two ways to
     train one embedding."""
     for name, one in stored.items():
         matrix = name in trained or (name.endswith(".weight") and len(one.shape) == 2)
         if matrix and not one.dtype.is_floating_point:
             kind = str(one.dtype).removeprefix("torch.")
-            raise WeftError(f"{path}: the tensor '{name}' is {kind}, no numbers of trained weights")
+            raise DataError(f"{path}: the tensor '{name}' is {kind}, no numbers of trained weights")
         if ".token_adapter." in name and name not in trained:
-            raise WeftError(
+            raise DataError(
                 f"{path} has the tensor '{name}': single tokens (trainable_token_indices) and a "
                 "module saved whole (modules_to_save) of one tied embedding are not supported together"
             )
@@ -127,19 +130,19 @@ def _shapes(
     """Module -> shape. Every LoRA tensor of the file must be one half of a fitting pair."""
     shapes: dict[str, FactorShape] = {}
     for name in places:
-        module, found, part = name.partition(".lora_")
-        if not found:
+        module, mark, part = name.partition(".lora_")
+        if not mark:
             continue
         if part not in ("A.weight", "B.weight"):
-            raise WeftError(f"{path}: the tensor '{name}' is not of plain LoRA on a linear")
+            raise DataError(f"{path}: the tensor '{name}' is not of plain LoRA on a linear")
         a, b = (places.get(f"{module}.lora_{half}.weight") for half in "AB")
         if a is None or b is None:
             there, missing = ("lora_B", "lora_A") if a is None else ("lora_A", "lora_B")
-            raise WeftError(f"{path}: '{module}' has {there} but no {missing}")
+            raise DataError(f"{path}: '{module}' has {there} but no {missing}")
         if module not in shapes:
             shapes[module] = _shape(path, module, a.shape, b.shape, config, exact)
     if not shapes:
-        raise WeftError(
+        raise DataError(
             f"{path} holds no LoRA factors (lora_A, lora_B), so nothing of it is merged"
         )
     return shapes
@@ -154,17 +157,17 @@ def _shape(
     exact: Mapping[str, float],
 ) -> FactorShape:
     if len(a) > 2 and len(b) > 2:
-        raise WeftError(f"{path}: '{module}' is a convolution; only LoRA on linears is supported")
+        raise DataError(f"{path}: '{module}' is a convolution; only LoRA on linears is supported")
     if 0 in (*a, *b) or len(a) < 2 or len(b) < 2:
-        raise WeftError(
+        raise DataError(
             f"{path}: the factors of '{module}' are empty or flat, {list(a)} and {list(b)} (rank 0): "
             "DeepSpeed ZeRO-3 and FSDP leave such when weights are saved without being gathered"
         )
     if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-        raise WeftError(f"{path}: the factors of '{module}', {list(a)} and {list(b)}, don't fit")
+        raise DataError(f"{path}: the factors of '{module}', {list(a)} and {list(b)}, don't fit")
     rank, stated = a[0], config.rank(module)
     if rank != stated:
-        raise WeftError(
+        raise DataError(
             f"{path}: the factors of '{module}' have rank {rank}, but {config.path.name} says "
             f"{stated} (r or rank_pattern)"
         )
@@ -180,14 +183,14 @@ def _check_targets(
     """Modules that have factors are declared, and declared ones have factors."""
     for module in shapes:
         if not config.declares(module):
-            raise WeftError(
+            raise DataError(
                 f"{path} has factors of '{module}', which {config.path.name} does not declare "
                 "(target_modules, exclude_modules, layers_to_transform): PEFT would ignore them"
             )
     lost = _lost(config, shapes, backbone)
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise WeftError(
+        raise DataError(
             f"{path} has no factors of '{lost[0]}'{more}, which {config.path.name} declares "
             "(target_modules) and the backbone has: the file is not whole"
         )
@@ -199,7 +202,7 @@ def _check_targets(
     for target in targets:
         if target in ends or config.excludes(target) or (theirs and target not in theirs):
             continue
-        raise WeftError(
+        raise DataError(
             f"{path} has no factors of '{target}', which {config.path.name} declares "
             "(target_modules): the file is not whole, or the backbone has no such module and "
             "the entry can be taken out"
@@ -265,12 +268,12 @@ def _check_saved(
         embedding = last == "weight" and module.rpartition(".")[2] in _EMBEDDINGS
         if header.saves(name) or (last == "bias" and trained) or embedding:
             continue
-        raise WeftError(
+        raise DataError(
             f"{path} has the tensor '{name}', which {config.path.name} does not declare "
             "(modules_to_save, bias, trainable_token_indices)"
         )
     if header.bias != "none" and not biases and (not backbone or _has_biases(backbone)):
-        raise WeftError(
+        raise DataError(
             f"{path} has no biases, but {config.path.name} says that they were trained "
             f"(bias: {header.bias}): the file is not whole, or the backbone has none and the "
             'entry can be "none"'
@@ -281,7 +284,7 @@ def _check_saved(
     for end in header.modules_to_save or ():
         if end in config.optional_heads or any(one.endswith(end) for one in prefixes):
             continue
-        raise WeftError(
+        raise DataError(
             f"{path} has no tensors of '{end}', which {config.path.name} declares "
             "(modules_to_save): the file is not whole, or the backbone has no such module and "
             "the entry can be taken out"
@@ -298,31 +301,31 @@ def _tokens(
     """Embedding -> the tokens of its rows, in the rows' order."""
     declared = dict(config.tokens)
     used: set[str] = set()
-    found: dict[str, tuple[int, ...]] = {}
+    tokens: dict[str, tuple[int, ...]] = {}
     for name, stored in rows.items():
         module = name.removesuffix(TOKENS)
         ends = [end for end in declared if module.endswith(end)]
-        if not ends or (ends == [""] and found):
-            raise WeftError(
-                f"{path} has trained rows of '{module}', but {config.path.name} does not say of "
-                "which tokens (trainable_token_indices)"
+        if not ends or (ends == [""] and tokens):
+            raise DataError(
+                f"{path} has trained rows of '{module}', but {config.path.name} does not name "
+                "their tokens (trainable_token_indices)"
             )
         end = max(ends, key=len)
         indices = declared[end]
         used.add(end)
         if len(stored.shape) != 2 or stored.shape[0] != len(indices):
-            raise WeftError(
+            raise DataError(
                 f"{path}: '{name}' is {list(stored.shape)}, but {config.path.name} names "
                 f"{len(indices)} tokens (trainable_token_indices)"
             )
         if len(set(indices)) < len(indices):
             twice = Counter(indices).most_common(1)[0][0]
-            raise WeftError(f"{config.path}: trainable_token_indices names token {twice} twice")
-        found[module] = tuple(indices)
+            raise DataError(f"{config.path}: trainable_token_indices names token {twice} twice")
+        tokens[module] = tuple(indices)
     for end in declared.keys() - used:  # of tied ends, PEFT saves the input's rows alone
         if declared[end] and not any(declared[end] == declared[one] for one in used):
-            raise WeftError(
+            raise DataError(
                 f"{path} has no rows of the tokens that {config.path.name} says were trained "
                 f"(trainable_token_indices{f' of {end}' if end else ''})"
             )
-    return found
+    return tokens

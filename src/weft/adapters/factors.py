@@ -21,10 +21,12 @@ class Factors:
 
     @property
     def rank(self) -> int:
+        """r, the rows of A."""
         return self.a.shape[0]
 
     @property
     def shape(self) -> FactorShape:
+        """Sizes and scaling."""
         return FactorShape(self.b.shape[0], self.a.shape[1], self.rank, self.scaling)
 
     def delta(self) -> Tensor:
@@ -49,7 +51,7 @@ class FactorShape:
 
 @dataclass(frozen=True, eq=False)
 class LazyFactors(Mapping[str, Factors]):
-    """Module -> factors, read each time they are asked for and not kept."""
+    """Module -> factors, read from the file on each access, never held in memory."""
 
     shapes: Mapping[str, FactorShape]
     read: Callable[[str, Half], Tensor]  # module, half -> float32
@@ -67,7 +69,7 @@ class LazyFactors(Mapping[str, Factors]):
 
 @dataclass(frozen=True, eq=False)
 class LazyTensors(Mapping[str, Tensor]):
-    """Name -> tensor, read each time it is asked for and not kept."""
+    """Name -> tensor, read from the file on each access, never held in memory."""
 
     names: tuple[str, ...]
     read: Callable[[str], Tensor]

@@ -1,4 +1,4 @@
-"""What a PEFT configuration says beside ranks and scalings: how the adapter is loaded and used."""
+"""The entries of a PEFT configuration beside ranks and scalings: how an adapter is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from weft.errors import WeftError
+from weft.errors import MismatchError
 
 Bias = Literal["none", "lora_only", "all"]
 _BIASES: tuple[Bias, ...] = ("none", "lora_only", "all")
@@ -51,8 +51,8 @@ class PeftHeader:
 def merge_headers(headers: Mapping[str, PeftHeader]) -> PeftHeader:
     """One header for what is merged of several, by label.
 
-    Raises `WeftError` where parts are of different tasks, classes or revisions of the backbone:
-    what is merged of them would load as only some of them do.
+    Raises `MismatchError` where parts are of different tasks, classes or revisions of the backbone:
+    a merged adapter can have only one of each.
     """
     task = _agreed("task_type", {k: one.task_type for k, one in headers.items()})
     classes = {k: (one.auto_mapping or {}).get("base_model_class") for k, one in headers.items()}
@@ -80,15 +80,15 @@ def _agreed(entry: str, values: Mapping[str, Any]) -> Any:
     (first, value), *others = stated.items()
     for label, other in others:
         if other != value:
-            raise WeftError(
-                f"{entry} is {value} in {first} and {other} in {label}: what is merged of them "
-                "could load as only one of them does (adapter_config.json says it)"
+            raise MismatchError(
+                f"{entry} is {value} in {first} and {other} in {label} (adapter_config.json): a merged "
+                "adapter can have only one of them"
             )
     return value
 
 
 def saved_ends(header: PeftHeader, saved: Sequence[str], others: Sequence[str]) -> list[str] | None:
-    """What `modules_to_save` has to say for PEFT to load the tensors saved whole, without `others`."""
+    """The `modules_to_save` with which PEFT loads the tensors saved whole, without `others`."""
     if header.modules_to_save is not None:
         return list(header.modules_to_save) or None
     return sorted({n.rpartition(".")[0] for n in saved if n not in others}) or None

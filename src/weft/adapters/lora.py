@@ -7,7 +7,7 @@ B [out, r] trained. A starts Kaiming-uniform, B at zero, so that training starts
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_json
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.settings import StrictModel
 
 Targets = Literal["all-linear", "query-value"] | list[str]
@@ -126,6 +126,7 @@ class LoraLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(linear.out_features, settings.rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out] in x's dtype."""
         p = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
             return cast(
@@ -155,20 +156,33 @@ def target_modules(model: nn.Module, targets: Targets) -> list[str]:
         if isinstance(module, nn.Linear) and _wanted(name, targets)
     ]
     if not names:
-        raise WeftError(f"no linear module of the backbone matches the LoRA targets {targets}")
+        raise SettingError(f"no linear module of the backbone matches the LoRA targets {targets}")
     return names
 
 
-def attach(model: nn.Module, settings: LoraSettings) -> dict[str, LoraLinear]:
-    """Freeze the model, turn its own dropout off and put a LoRA linear in each target's place.
+def attach(
+    model: nn.Module, settings: LoraSettings, whole: Collection[str] = ()
+) -> dict[str, LoraLinear]:
+    """Freeze the model, turn its own dropout off and put a LoRA linear in each target's place, but for
+    those inside of the modules `whole`, which are trained as they are.
 
     Returns module name -> LoRA linear, in the model's order. A and B are zero until
     `initialise` or loaded factors fill them.
+
+    >>> model = nn.ModuleDict({"query": nn.Linear(4, 4), "key": nn.Linear(4, 4)})
+    >>> attached = attach(model, LoraSettings(rank=2, alpha=4, targets=["query"]))
+    >>> initialise(attached, seed=7)
+    >>> [(name, tuple(factor.shape)) for name, factor in trainable(attached)]
+    [('query.a', (2, 4)), ('query.b', (4, 2))]
+    >>> attached["query"].scaling
+    2.0
     """
     model.requires_grad_(False)
     turn_dropout_off(model)
     attached: dict[str, LoraLinear] = {}
     for name in target_modules(model, settings.targets):
+        if any(f"{name}.".startswith(f"{one}.") for one in whole):
+            continue
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         linear = LoraLinear(cast(nn.Linear, getattr(parent, child)), settings)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from weft.errors import WeftError
+from weft.errors import DataError
 
 MOST_PATTERNS = 50_000  # in one table
 MOST_CHARACTERS = 4_000  # of an expression
@@ -43,9 +43,10 @@ class Steps:
     left: int = MOST_STEPS
 
     def pay(self, count: int, pattern: str) -> None:
+        """Count so many steps; a `DataError` that quotes the pattern once they are used up."""
         self.left -= count
         if self.left < 0:
-            raise WeftError(
+            raise DataError(
                 f"its patterns take more than {MOST_STEPS} steps to match; the last was "
                 f"'{_shown(pattern)}'"
             )
@@ -62,7 +63,7 @@ class _State:
 
 @dataclass(eq=False)
 class Pattern:
-    """One expression that a whole text must match. Errors of it are `WeftError`s that quote it."""
+    """One expression that a whole text must match. Errors of it are `DataError`s that quote it."""
 
     expression: str  # as `re.fullmatch` would take it
     text: str  # as the configuration has it
@@ -70,6 +71,7 @@ class Pattern:
     _states: list[_State] = field(default_factory=list)
 
     def matches(self, text: str) -> bool:
+        """Whether the expression matches the whole text."""
         return self._runs(self._start, text, 0, len(text))
 
     @cached_property
@@ -78,25 +80,25 @@ class Pattern:
         try:
             tree = _parser.parse(self.expression)
         except (re.error, OverflowError) as error:
-            raise WeftError(f"'{_shown(self.text)}' is no regular expression ({error})") from None
+            raise DataError(f"'{_shown(self.text)}' is no regular expression ({error})") from None
         if tree.state.flags & ~re.UNICODE:
             self._refuse("flags")
         return self._sequence(tree, self._add(_State([])))
 
     def check(self) -> None:
-        """A `WeftError` for what is no expression or can't be matched in bounded time."""
+        """A `DataError` for what is no expression or can't be matched in bounded time."""
         _ = self._start
 
     def _add(self, state: _State) -> int:
         self._states.append(state)
         if len(self._states) > MOST_STATES:
-            raise WeftError(
+            raise DataError(
                 f"the pattern '{_shown(self.text)}' needs more than {MOST_STATES} states"
             )
         return len(self._states) - 1
 
     def _refuse(self, construct: str) -> None:
-        raise WeftError(
+        raise DataError(
             f"the pattern '{_shown(self.text)}' uses {construct}, which weft does not match"
         )
 
@@ -160,8 +162,8 @@ class Pattern:
         def holds(text: str, at: int) -> bool:
             if direction > 0:
                 return self._runs(start, text, at, None) == wanted
-            found = at >= width and self._runs(start, text, at - width, at)
-            return found == wanted
+            matches = at >= width and self._runs(start, text, at - width, at)
+            return matches == wanted
 
         return holds
 
@@ -189,12 +191,12 @@ class Pattern:
 
     def _closed(self, reached: Sequence[int], text: str, at: int) -> list[int]:
         """The states that take a character, or end, that can be reached without taking one."""
-        seen, left, found = set(reached), list(reached), []
+        seen, left, ends = set(reached), list(reached), []
         while left:
             one = left.pop()
             state = self._states[one]
             if state.accepts is not None or not state.after:
-                found.append(one)
+                ends.append(one)
                 continue
             if state.holds is not None and not state.holds(text, at):
                 continue
@@ -202,12 +204,12 @@ class Pattern:
             seen.update(fresh)
             left += fresh
         self.steps.pay(len(seen) + 1, self.text)
-        return found
+        return ends
 
 
 @dataclass(frozen=True)
 class _Name:
-    """A pattern that is a name: characters, None where a dot stands for any; from the start?"""
+    """A pattern that is a name: its characters, with None for a dot that matches any; `whole`: from the start."""
 
     row: int
     characters: tuple[str | None, ...]
@@ -228,7 +230,7 @@ class PatternTable:
 
     def __init__(self, patterns: Mapping[str, Any], steps: Steps) -> None:
         if len(patterns) > MOST_PATTERNS:
-            raise WeftError(f"{len(patterns)} patterns; at most {MOST_PATTERNS} are read")
+            raise DataError(f"{len(patterns)} patterns; at most {MOST_PATTERNS} are read")
         self._steps = steps
         self._values = list(patterns.values())
         self._whole: dict[str, int] = {}
@@ -250,6 +252,7 @@ class PatternTable:
             pattern.check()
 
     def value(self, module: str) -> Any | None:
+        """The value of the first pattern that matches the module's name; None where none does."""
         words = module.split(".")
         ends = (self._ends.get(".".join(words[at:])) for at in range(len(words)))
         known = [row for row in (self._whole.get(module), *ends) if row is not None]
@@ -275,9 +278,9 @@ class PatternTable:
 
 
 def check_pattern(text: str) -> None:
-    """A `WeftError` for a pattern too long or with too many parentheses in each other."""
+    """A `DataError` for a pattern too long or with too many parentheses in each other."""
     if len(text) > MOST_CHARACTERS:
-        raise WeftError(
+        raise DataError(
             f"the pattern '{_shown(text)}' has {len(text)} characters; at most "
             f"{MOST_CHARACTERS} are read"
         )
@@ -286,7 +289,7 @@ def check_pattern(text: str) -> None:
         depth += (one == "(") - (one == ")")
         deepest = max(deepest, depth)
     if deepest > MOST_DEPTH:
-        raise WeftError(
+        raise DataError(
             f"the pattern '{_shown(text)}' has {deepest} parentheses in each other; at most "
             f"{MOST_DEPTH} are read"
         )

@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: checked entry by entry, and asked about modules by name."""
+"""PEFT's adapter_config.json: checked entry by entry, with answers about modules by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from weft.adapters.config_fields import check_fields
 from weft.adapters.header import PeftHeader
 from weft.adapters.patterns import Pattern, PatternTable, Steps
 from weft.artifacts.documents import read_object
-from weft.data.source import checked
-from weft.errors import WeftError
-from weft.settings import StrictModel
+from weft.errors import DataError, located
+from weft.settings import StrictModel, validate
 
 X = TypeVar("X")
 Names = list[str] | str | None
@@ -41,7 +40,7 @@ def _check_text(values: Mapping[str, Any]) -> None:
     """Names and patterns are printed in messages and written into what is merged."""
     for entry, value in values.items():
         if not all(text.isprintable() for text in (entry, *_strings(value))):
-            raise WeftError(f"the entry {entry!a} holds control characters")
+            raise DataError(f"the entry {entry!a} holds control characters")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -59,9 +58,9 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _check_counts(values: Mapping[str, Any]) -> None:
     for entry, most in _MOST.items():
-        found = values.get(entry)
-        if isinstance(found, list) and len(found) > most:
-            raise WeftError(f"{entry} has {len(found)} entries; at most {most} are read")
+        listed = values.get(entry)
+        if isinstance(listed, list) and len(listed) > most:
+            raise DataError(f"{entry} has {len(listed)} entries; at most {most} are read")
 
 
 class _Entries(StrictModel):
@@ -99,12 +98,13 @@ class LoraConfigFile:
         self._of(lambda: _check_text(values))
         self._of(lambda: check_fields(values))
         self._of(lambda: _check_counts(values))
-        self.entries = self._of(lambda: checked(_Entries, values))
+        self.entries = self._of(lambda: validate(_Entries, values, DataError))
         self._alphas = self._table("alpha_pattern", self.entries.alpha_pattern)
         self._ranks = self._table("rank_pattern", self.entries.rank_pattern)
 
     @property
     def header(self) -> PeftHeader:
+        """The entries that a merged adapter keeps."""
         one = self.entries
         return PeftHeader(
             task_type=one.task_type,
@@ -120,23 +120,25 @@ class LoraConfigFile:
     @property
     def tokens(self) -> Mapping[str, list[int]]:
         """End of an embedding's name -> the tokens whose rows were trained; "" is the input's."""
-        found = self.entries.trainable_token_indices
-        if isinstance(found, dict):
-            return found
-        return {} if found is None else {"": found}
+        indices = self.entries.trainable_token_indices
+        if isinstance(indices, dict):
+            return indices
+        return {} if indices is None else {"": indices}
 
     @property
     def optional_heads(self) -> tuple[str, ...]:
+        """Heads that PEFT lists in modules_to_save whether or not the model has them."""
         return _HEADS.get(self.entries.task_type or "", ())
 
     def rank(self, module: str) -> int:
-        found = self._of(lambda: self._ranks.value(module))
-        return self.entries.r if found is None else int(found)
+        """The module's rank: of rank_pattern, or r."""
+        exception = self._of(lambda: self._ranks.value(module))
+        return self.entries.r if exception is None else int(exception)
 
     def scaling(self, module: str, rank: int) -> float:
         """α/r, or α/√r with rsLoRA."""
-        found = self._of(lambda: self._alphas.value(module))
-        alpha = self.entries.lora_alpha if found is None else found
+        exception = self._of(lambda: self._alphas.value(module))
+        alpha = self.entries.lora_alpha if exception is None else exception
         return float(alpha) / (rank**0.5 if self.entries.use_rslora else rank)
 
     def declares(self, module: str) -> bool:
@@ -161,10 +163,10 @@ class LoraConfigFile:
             return True
         if isinstance(one.target_modules, list) and module in self._sets["target_modules"]:
             return True
-        found = self._named("target_modules", one.target_modules, module)
+        named = self._named("target_modules", one.target_modules, module)
         if isinstance(one.target_modules, str) or one.layers_to_transform in (None, []):
-            return found
-        return found and self._layer(module) in (
+            return named
+        return named and self._layer(module) in (
             one.layers_to_transform
             if isinstance(one.layers_to_transform, list)
             else [one.layers_to_transform]
@@ -207,13 +209,9 @@ class LoraConfigFile:
         return None
 
     def _table(self, entry: str, patterns: dict[str, Any] | None) -> PatternTable:
-        try:
+        with located(f"{self.path}: {entry}"):
             return PatternTable(patterns or {}, self._steps)
-        except WeftError as error:
-            raise WeftError(f"{self.path}: {entry}: {error}") from None
 
     def _of(self, work: Callable[[], X]) -> X:
-        try:
+        with located(self.path):
             return work()
-        except WeftError as error:
-            raise WeftError(f"{self.path}: {error}") from None

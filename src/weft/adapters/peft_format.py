@@ -21,16 +21,16 @@ from weft.adapters.tensor_file import TensorFile, open_tensors
 from weft.artifacts.documents import read_object
 from weft.artifacts.pickles import pickle_advice, pickled_weights
 from weft.artifacts.tensors import Stored, read_header
-from weft.data.source import checked
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError, WeftError
 from weft.settings import StrictModel
+from weft.settings.files import validate_file
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 HASH, SCALING = "weights_hash", "scaling"  # entries of the manifest that belong to the files
 
 
-def load_adapter(path: Path, *, lazy: bool = False, backbone: str | None = None) -> Adapter:
+def load_adapter(path: Path | str, *, lazy: bool = False, backbone: str | None = None) -> Adapter:
     """Read an adapter folder written by weft or PEFT.
 
     A folder from PEFT itself has no `weft.json`, so no fingerprint: its backbone is known by the
@@ -39,10 +39,22 @@ def load_adapter(path: Path, *, lazy: bool = False, backbone: str | None = None)
     that names none. With `lazy`, factors and tensors are read
     from the file each time they are asked for and take no memory; the hash that the manifest
     states is still checked at once, in one pass over the file.
+
+    Raises `NotFoundError` where there is no folder, and `DataError` for one that is not whole.
+
+    >>> import tempfile
+    >>> from weft.adapters import save_adapter
+    >>> factors = Factors(a=torch.ones(1, 3), b=torch.ones(2, 1), scaling=0.5)
+    >>> manifest = {"backbone": {"name": "tiny", "fingerprint": "0" * 64}, "domains": ["toys"]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(Adapter({"layer.0.query": factors}, manifest), Path(folder) / "toys")
+    ...     adapter = load_adapter(Path(folder) / "toys")
+    >>> adapter.manifest["domains"], adapter.shapes
+    (['toys'], {'layer.0.query': FactorShape(out=2, inside=3, rank=1, scaling=0.5)})
     """
     path = Path(path)
     if not path.is_dir():
-        raise WeftError(f"{path} is not an adapter folder")
+        raise NotFoundError(f"{path} is not an adapter folder")
     config = LoraConfigFile(path / CONFIG)
     manifest = _manifest_in(path, config, backbone)
     _check_readable(path)
@@ -54,8 +66,8 @@ def load_adapter(path: Path, *, lazy: bool = False, backbone: str | None = None)
 
     places = contents.places
     factors: Mapping[str, Factors] = LazyFactors(contents.shapes, half)
-    kept = tuple(contents.saved)
-    saved: Mapping[str, Tensor] = LazyTensors(kept, lambda name: file.read(places[name]))
+    names = tuple(contents.saved)
+    saved: Mapping[str, Tensor] = LazyTensors(names, lambda name: file.read(places[name]))
     if not lazy:
         factors, saved = dict(factors), dict(saved)
     tokens = {
@@ -66,7 +78,9 @@ def load_adapter(path: Path, *, lazy: bool = False, backbone: str | None = None)
     adapter = Adapter(factors, manifest, saved, tokens, config.header, dtype, config.declares)
     stated = manifest.get(HASH)
     if stated is not None and stated != adapter.weights_hash:
-        raise WeftError(f"{path / WEIGHTS} is not what {MANIFEST} says ({HASH} differs)")
+        raise DataError(
+            f"{path / WEIGHTS} does not match {MANIFEST} ({HASH} differs): one of them was changed"
+        )
     return adapter
 
 
@@ -83,17 +97,17 @@ def load_adapters(
 
 
 def _check_readable(folder: Path) -> None:
-    """A `WeftError` that says how to convert weights that are there as a pickle alone."""
+    """A `DataError` that says how to convert weights that are there as a pickle alone."""
     pickled = pickled_weights(folder, ("adapter_model",))
     if pickled and not (folder / WEIGHTS).exists():
-        raise WeftError(pickle_advice(folder, pickled, WEIGHTS))
+        raise DataError(pickle_advice(folder, pickled, WEIGHTS))
 
 
 def _dtype(file: TensorFile, contents: Contents) -> torch.dtype | None:
     """The dtype of all factors in the file; None where they differ."""
     halves = (contents.half(module, side) for module in contents.shapes for side in "AB")
-    found = {file.tensors[name].dtype for name in halves}
-    return found.pop() if len(found) == 1 else None
+    dtypes = {file.tensors[name].dtype for name in halves}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def _backbone_tensors(config: LoraConfigFile) -> Mapping[str, Stored]:
@@ -105,22 +119,22 @@ def _backbone_tensors(config: LoraConfigFile) -> Mapping[str, Stored]:
             return {}
         files = sorted(folder.glob("*.safetensors"))
         return {name: one for path in files for name, one in read_header(path).tensors.items()}
-    except (OSError, ValueError, WeftError):  # it is not asked for here: who needs it will say so
+    except (OSError, ValueError, WeftError):  # the backbone is not needed here
         return {}
 
 
-class _Said(StrictModel):
-    """What a file must say where it says it; weft has more entries."""
+class _ManifestPart(StrictModel):
+    """Entries that are checked where a file has them; others may be there."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class _NamedBackbone(_Said):
+class _NamedBackbone(_ManifestPart):
     name: str = Field(min_length=1)
     fingerprint: str = Field(min_length=1)
 
 
-class _Manifest(_Said):
+class _Manifest(_ManifestPart):
     """The entries of weft.json that weft itself reads."""
 
     backbone: _NamedBackbone
@@ -132,12 +146,13 @@ class _Manifest(_Said):
 
 
 def _manifest_in(folder: Path, config: LoraConfigFile, backbone: str | None) -> dict[str, Any]:
-    """What `weft.json` says; without one, what PEFT's own configuration says, or the caller."""
+    """The manifest in `weft.json`; without one, the backbone's name in PEFT's configuration or
+    from the caller."""
     name = config.entries.base_model_name_or_path or backbone
     if (folder / MANIFEST).exists():
         return _read_manifest(folder / MANIFEST)
     if not name:
-        raise WeftError(
+        raise DataError(
             f"{folder / CONFIG} names no backbone (base_model_name_or_path), "
             f"and there is no {MANIFEST} that does: name it there, or with --backbone or --base"
         )
@@ -146,8 +161,5 @@ def _manifest_in(folder: Path, config: LoraConfigFile, backbone: str | None) -> 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_object(path)
-    try:
-        checked(_Manifest, {"backbone": {}, **manifest})
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
+    validate_file(path, _Manifest, {"backbone": {}, **manifest}, DataError)
     return manifest

@@ -18,7 +18,7 @@ from weft.adapters.header import saved_ends
 from weft.adapters.peft_format import CONFIG, HASH, SCALING, WEIGHTS
 from weft.adapters.tensor_file import write_tensors
 from weft.artifacts.atomic import new_directory, write_json
-from weft.errors import WeftError
+from weft.errors import DataError, SettingError
 
 
 def _alpha(factors: FactorShape) -> float:
@@ -28,7 +28,7 @@ def _alpha(factors: FactorShape) -> float:
 
 def _peft_config(adapter: Adapter) -> dict[str, Any]:
     if not adapter.factors:
-        raise WeftError("an adapter without LoRA factors can't be written as a PEFT folder")
+        raise DataError("an adapter without LoRA factors can't be written as a PEFT folder")
     ranks = {name: shape.rank for name, shape in adapter.shapes.items()}
     alphas = {name: _alpha(shape) for name, shape in adapter.shapes.items()}
     rank = max(ranks.values())
@@ -62,10 +62,10 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def _token_indices(adapter: Adapter) -> list[int] | dict[str, list[int]] | None:
-    found = {module: list(one.indices) for module, one in adapter.tokens.items()}
-    if adapter.header.token_list and len(found) == 1:
-        return next(iter(found.values()))
-    return found or None
+    indices = {module: list(one.indices) for module, one in adapter.tokens.items()}
+    if adapter.header.token_list and len(indices) == 1:
+        return next(iter(indices.values()))
+    return indices or None
 
 
 def write_adapter(adapter: Adapter, folder: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -99,13 +99,13 @@ def write_adapter(adapter: Adapter, folder: Path, *, dtype: torch.dtype | None =
 def _whole(adapter: Adapter) -> Mapping[str, Tensor]:
     """Name in the file -> tensor of all that is no factor. A targeted linear's own bias and weight
     lie, for PEFT, in the layer that it wraps."""
-    found: dict[str, Tensor] = {}
-    own = {*adapter.biases, *adapter.carried}
+    tensors: dict[str, Tensor] = {}
+    of_linears = {*adapter.biases, *adapter.carried}
     for name, tensor in adapter.saved.items():
         module, _, last = name.rpartition(".")
-        inside = name in own and module in adapter.factors
-        found[PREFIX + (f"{module}.base_layer.{last}" if inside else name)] = tensor
-    return found | {PREFIX + name + TOKENS: one.rows for name, one in adapter.tokens.items()}
+        inside = name in of_linears and module in adapter.factors
+        tensors[PREFIX + (f"{module}.base_layer.{last}" if inside else name)] = tensor
+    return tensors | {PREFIX + name + TOKENS: one.rows for name, one in adapter.tokens.items()}
 
 
 def _halves(name: str, shape: FactorShape) -> list[tuple[str, Half, tuple[int, int]]]:
@@ -117,10 +117,10 @@ def _halves(name: str, shape: FactorShape) -> list[tuple[str, Half, tuple[int, i
 
 
 def check_factor_dtype(dtype: torch.dtype | None) -> None:
-    """A `WeftError` unless factors can be stored so; None is float32."""
+    """A `SettingError` unless factors can be stored so; None is float32."""
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         kind = str(dtype).removeprefix("torch.")
-        raise WeftError(f"factors are stored as float32, bfloat16 or float16, not as {kind}")
+        raise SettingError(f"factors are stored as float32, bfloat16 or float16, not as {kind}")
 
 
 def rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
@@ -131,16 +131,26 @@ def rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
     def half(module: str, half: Half) -> Tensor:
         values = adapter.half(module, half).to(dtype).float()
         if not torch.isfinite(values).all():
-            raise WeftError(f"the factors of '{module}' are too large for {kind}")
+            raise DataError(f"the factors of '{module}' are too large for {kind}")
         return values
 
     return replace(adapter, factors=LazyFactors(adapter.shapes, half), dtype=dtype)
 
 
-def save_adapter(adapter: Adapter, path: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_adapter(adapter: Adapter, path: Path | str, *, dtype: torch.dtype | None = None) -> None:
     """Write a PEFT adapter folder, whole or not at all; an existing folder is an error.
 
-    Factors are stored in float32, or rounded to `dtype` (bfloat16, float16).
+    Factors are stored in float32, or rounded to `dtype` (bfloat16, float16). The folder loads in
+    plain PEFT.
+
+    >>> import tempfile
+    >>> from weft.adapters import Factors
+    >>> factors = Factors(a=torch.ones(1, 3), b=torch.ones(2, 1), scaling=0.5)
+    >>> adapter = Adapter({"layer.0.query": factors}, {"backbone": {"name": "tiny"}})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(adapter, Path(folder) / "toys")
+    ...     sorted(path.name for path in (Path(folder) / "toys").iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors', 'weft.json']
     """
-    with new_directory(path) as folder:
+    with new_directory(Path(path)) as folder:
         write_adapter(adapter, folder, dtype=dtype)

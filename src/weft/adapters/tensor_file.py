@@ -36,7 +36,7 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Read the header of a safetensors file; anything wrong with it is a `WeftError`."""
+    """Read the header of a safetensors file; anything wrong with it is a `DataError`."""
     return TensorFile(path, read_header(path).tensors)
 
 

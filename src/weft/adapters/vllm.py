@@ -13,10 +13,10 @@ from typing import Any
 
 from weft.adapters.peft_format import CONFIG, load_adapter
 from weft.artifacts.atomic import read_json
-from weft.errors import WeftError
+from weft.errors import SettingError
 
 RANK_LIMITS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What `vllm serve --max-lora-rank` can be; 16 unless given."""
+"""What `vllm serve --max-lora-rank` can be; its default is 16."""
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linears of a Llama, Qwen2 or Qwen3 block."""
@@ -26,42 +26,42 @@ def vllm_problems(folder: Path, max_lora_rank: int = 16) -> list[str]:
     """One sentence for each reason why vLLM would refuse or misread the adapter; none if it is fit."""
     if max_lora_rank not in RANK_LIMITS:
         limits = ", ".join(map(str, RANK_LIMITS))
-        raise WeftError(f"--max-lora-rank is one of {limits}, not {max_lora_rank}")
+        raise SettingError(f"--max-lora-rank is one of {limits}, not {max_lora_rank}")
     config: dict[str, Any] = read_json(folder / CONFIG)
     adapter = load_adapter(folder, lazy=True, backbone="(not named)")
-    said: list[str] = []
+    problems: list[str] = []
     ranks = [shape.rank for shape in adapter.shapes.values()]
     rank = max([*ranks, int(config.get("r", 0))])
     if rank > max_lora_rank:
         enough = next((str(one) for one in RANK_LIMITS if one >= rank), None)
         way = f"serve it with --max-lora-rank {enough}, or " if enough else ""
-        said.append(
+        problems.append(
             f"its rank is {rank}, above the limit of {max_lora_rank}: {way}cut it with "
             f"weft merge --rank {max_lora_rank}"
         )
     if config.get("modules_to_save") or set(adapter.saved) - set(adapter.biases):
-        said.append("it saves modules whole (modules_to_save), which vLLM does not load")
+        problems.append("it saves modules whole (modules_to_save), which vLLM does not load")
     if adapter.tokens:
-        said.append(
+        problems.append(
             "it trained rows of an embedding (trainable_token_indices), which vLLM does not load: "
             "fold it into its backbone with weft fold"
         )
     if config.get("use_dora"):
-        said.append("it is a DoRA adapter, which vLLM does not load")
+        problems.append("it is a DoRA adapter, which vLLM does not load")
     if config.get("bias", "none") != "none":
-        said.append(f"it has trained biases (bias: {config['bias']}), which vLLM does not load")
+        problems.append(f"it has trained biases (bias: {config['bias']}), which vLLM does not load")
     others = [name for name in adapter.shapes if name.rpartition(".")[2] not in MODULES]
     if others:
-        said.append(f"vLLM expects no adapter on the module '{others[0]}'")
+        problems.append(f"vLLM expects no adapter on the module '{others[0]}'")
     scaling = _scaling(config)
     for name, shape in adapter.shapes.items():
         if abs(shape.scaling - scaling) > 1e-6 * max(1.0, abs(scaling)):
-            said.append(
+            problems.append(
                 f"the module '{name}' is scaled by {shape.scaling:g}, and vLLM would scale it by "
                 f"{scaling:g}, as it reads r and lora_alpha but no patterns"
             )
             break
-    return said
+    return problems
 
 
 def _scaling(config: dict[str, Any]) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weft.errors import WeftError
+from weft.errors import MismatchError, SettingError, WeftError
 
 After = Callable[[int, Tensor], Tensor]
 """(block from 0, hidden states [n, tokens, d]) -> what the next block gets."""
@@ -21,12 +21,14 @@ Before = Callable[[int, Tensor], None]
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name of the model's list of blocks, and the list; none is a `WeftError`."""
+    """Name of the model's list of blocks, and the list; none is a `MismatchError`."""
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
-    raise WeftError(f"{type(model).__name__} has no list of transformer blocks that weft can find")
+    raise MismatchError(
+        f"{type(model).__name__} has no list of transformer blocks that weft can find"
+    )
 
 
 class _ReachedError(Exception):
@@ -89,7 +91,7 @@ class Blocks:
                 self.run(ids, mask, reached, before=before)
             except _ReachedError as end:
                 return end.hidden
-        raise WeftError(f"the model has no block {block}")
+        raise SettingError(f"the model has no block {block}")
 
     @contextmanager
     def all_tokens(self) -> Iterator[None]:
@@ -158,17 +160,21 @@ def last_block_for_first_token(model: nn.Module) -> bool:
     def forward(hidden: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         if not block.first_token:
             return whole(hidden, attention_mask, *args, **kwargs)  # type: ignore[no-any-return]
-        own, out = block.attention.self, block.attention.output
+        attention, project = block.attention.self, block.attention.output
         first = hidden[:, :1]
         q, k, v = (
-            linear(x).unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2)
-            for linear, x in ((own.query, first), (own.key, hidden), (own.value, hidden))
+            linear(x).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for linear, x in (
+                (attention.query, first),
+                (attention.key, hidden),
+                (attention.value, hidden),
+            )
         )
-        scores = (q @ k.transpose(2, 3)) * own.scaling
+        scores = (q @ k.transpose(2, 3)) * attention.scaling
         if attention_mask is not None:
             scores = _masked(scores, attention_mask[:, :, :1])
         read = (torch.softmax(scores, dim=-1) @ v).transpose(1, 2).flatten(2)
-        state: Tensor = block.feed_forward_chunk(out(read, first))
+        state: Tensor = block.feed_forward_chunk(project(read, first))
         return state
 
     block.forward = forward

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from weft.artifacts.atomic import read_json
+from weft.artifacts.travelling import travelling_files
 from weft.backbones.files import COMPANIONS
-from weft.errors import WeftError, notice
+from weft.errors import DataError, WeftError, notice
 
 MODULES = "modules.json"
 CODE = "code is never copied"
@@ -25,6 +26,7 @@ _WEIGHTS = (
 _ASIDE = (  # documents, traces of training, and what weft writes itself
     *("README*", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "*.md", "*.png", "*.jpg", "*.svg"),
     *("*.pdf", "*.lock", "*.part", "items.parquet", "weft.json", "adapter_config.json"),
+    "popularity.parquet",
     *("trainer_state.json", "training_args.*", "all_results.json", "*_results.json", "*.log"),
     *("data_config.json", "events.out.*", "*.csv", "*.yaml", "*.yml", "latest", "rng_state*"),
 )
@@ -48,16 +50,17 @@ class Companions:
 
 
 def companions_of(folder: Path) -> Companions:
-    """Look through a model's folder; weights, documents and hidden files are passed over."""
+    """Look through a model's folder; weights, documents, hidden files, and those that travel with the
+    weights by themselves are passed over."""
     if not folder.is_dir():
         return Companions(folder)
     copied: list[str] = []
     left_out: dict[str, str] = {}
-    places = _modules(folder)
+    places, travelling = _modules(folder), travelling_files(folder)
     weighted = tuple(place for place in places if any(_weights_in(folder / place)))
     for path in sorted(_files(folder)):
         name = path.relative_to(folder).as_posix()
-        kind = _kind(name, places)
+        kind = "" if name in travelling else _kind(name, places)
         if kind == "copied":
             copied.append(name)
         elif kind:
@@ -70,16 +73,16 @@ def companions_of(folder: Path) -> Companions:
     return Companions(folder, tuple(copied), left_out, weighted)
 
 
-def copy_beside(source: Companions, folder: Path, *, tell: bool = True) -> None:
+def copy_beside(source: Companions, folder: Path, *, notify: bool = True) -> None:
     """Copy what a copy of the model needs into an existing folder, the weights of
-    sentence-transformers modules with it; `tell` in a notice what is left out."""
+    sentence-transformers modules with it; with `notify`, a notice says what is left out."""
     names = [Path(name) for name in source.copied]
     for module in source.modules:
         names += [path.relative_to(source.folder) for path in module_weights(source.folder, module)]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.folder / name, folder / name)
-    if tell and (sentence := left_out_sentence(source)):
+    if notify and (sentence := left_out_sentence(source)):
         notice(sentence)
 
 
@@ -88,8 +91,8 @@ def left_out_sentence(source: Companions) -> str | None:
     reasons: dict[str, list[str]] = {}
     for name, why in source.left_out.items():
         reasons.setdefault(why, []).append(name)
-    told = [f"{', '.join(names)} ({why})" for why, names in sorted(reasons.items())]
-    return f"not copied from {source.folder.name}: {'; '.join(told)}" if told else None
+    parts = [f"{', '.join(names)} ({why})" for why, names in sorted(reasons.items())]
+    return f"not copied from {source.folder.name}: {'; '.join(parts)}" if parts else None
 
 
 def module_weights(folder: Path, module: str) -> list[Path]:
@@ -137,20 +140,20 @@ def _modules(folder: Path) -> list[str]:
     path = folder / MODULES
     entries = read_json(path) if path.is_file() else []
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise WeftError(f"{path} is no list of modules")
-    found = []
+        raise DataError(f"{path} is no list of modules")
+    places = []
     for one in entries:
         place = one.get("path", "")
         if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
-            raise WeftError(f"{path} names the folder {place!r}, which is not in the model's")
+            raise DataError(f"{path} names the folder {place!r}, which is not in the model's")
         if place.strip("/."):
-            found.append(Path(place).as_posix())
-    return found
+            places.append(Path(place).as_posix())
+    return places
 
 
 def _named_code(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """File of code -> the configuration that names it."""
-    found: dict[str, str] = {}
+    configs: dict[str, str] = {}
     for name in names:
         if not name.endswith("config.json") or "/" in name:
             continue
@@ -162,5 +165,5 @@ def _named_code(folder: Path, names: Iterable[str]) -> dict[str, str]:
         texts = [t for one in texts for t in (one if isinstance(one, list | tuple) else [one])]
         for text in texts:
             if isinstance(text, str) and "." in text and "--" not in text:
-                found.setdefault(f"{text.rpartition('.')[0].replace('.', '/')}.py", name)
-    return found
+                configs.setdefault(f"{text.rpartition('.')[0].replace('.', '/')}.py", name)
+    return configs

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weft.artifacts.atomic import read_json, write_json
-from weft.errors import WeftError
+from weft.errors import MismatchError
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 COMPANIONS = (
@@ -59,7 +59,7 @@ COMPANIONS = (
 
 
 def check_documents(folder: Path) -> None:
-    """A `WeftError` for a JSON file of a model's folder that is broken, or costly to parse; before
+    """A `DataError` for a JSON file of a model's folder that is broken, or costly to parse; before
     a library reads it that has no such bounds."""
     for pattern in (*COMPANIONS, INDEX):
         for path in folder.glob(pattern):
@@ -72,18 +72,18 @@ def write_copy(source: Path, model: nn.Module, folder: Path) -> None:
 
     Tensors keep the names and files that they have in `source`, so that copies of one source can be
     merged; parameters are written in their own dtype, what the model does not have (an unused
-    head) as it is. Raises `WeftError` where the source lacks a parameter that is trained.
+    head) as it is. Raises `MismatchError` where the source lacks a parameter that is trained.
     """
     left = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     for path in sorted(source.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for own, name in parameters_of(tensors, model).items():
-            tensors[name] = left.pop(own)
+        for parameter, name in parameters_of(tensors, model).items():
+            tensors[name] = left.pop(parameter)
         save_file(tensors, folder / path.name, metadata={"format": "pt"})
     if lost := trained & set(left):
-        raise WeftError(f"{source} has no tensor for the model's parameter '{min(lost)}'")
+        raise MismatchError(f"{source} has no tensor for the model's parameter '{min(lost)}'")
     copy_files(source, folder)
     config = read_json(folder / CONFIG)
     dtypes = {p.dtype for p in model.parameters()}
@@ -108,31 +108,31 @@ def _states_dtype(value: Any) -> bool:
 
 def tensor_names(folder: Path) -> list[str]:
     """The names of all tensors in a model's folder."""
-    found = []
+    names = []
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found += list(file.keys())
-    return found
+            names += list(file.keys())
+    return names
 
 
 def parameters_of(names: Iterable[str], model: nn.Module) -> dict[str, str]:
     """Parameter of the model -> the one of `names`, of its folder's tensors, that it is: the same
     name, or the same behind the prefix of a model with a head (`bert.`)."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    own = {name for name, _ in model.named_parameters()}
-    found = {}
+    parameters = {name for name, _ in model.named_parameters()}
+    matches = {}
     for name in names:
         short = name.removeprefix(prefix)
-        if name in own or short in own:
-            found[name if name in own else short] = name
-    return found
+        if name in parameters or short in parameters:
+            matches[name if name in parameters else short] = name
+    return matches
 
 
 def copy_files(source: Path, folder: Path) -> None:
-    """Configuration, tokenizer and the index of weights, where there are any. Code that is left out
-    is not told: a model that needs it was not loaded in the first place."""
+    """Configuration, tokenizer and the index of weights, where there are any. There is no
+    notice of code that is left out: a model that needs it was not loaded in the first place."""
     from weft.backbones.companions import companions_of, copy_beside
 
-    copy_beside(companions_of(source), folder, tell=False)
+    copy_beside(companions_of(source), folder, notify=False)
     if (source / INDEX).is_file():
         shutil.copyfile(source / INDEX, folder / INDEX)

@@ -126,7 +126,7 @@ class _Layer(nn.Module):
 
 
 class LightBert(nn.Module):
-    """BertModel, whose pooler nobody asks; its modules have transformers' names, so that adapters
+    """BertModel with a pooler that is never used; its modules have transformers' names, so that adapters
     fit."""
 
     base_model_prefix = "bert"
@@ -194,7 +194,7 @@ def load_light(folder: Path, dtype: torch.dtype) -> tuple[LightBert, LightTokeni
             return None
         model.load_state_dict(tensors, assign=True)
     except (WeftError, SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError):
-        return None  # transformers will say what is wrong, or knows what to do
+        return None  # transformers reports what is wrong, or can read it
     return model.requires_grad_(True).eval(), tokenizer
 
 
@@ -216,28 +216,31 @@ def _config(folder: Path) -> SimpleNamespace | None:
 
 
 def _tensors(folder: Path, names: set[str], dtype: torch.dtype) -> dict[str, Tensor] | None:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                own = name.removeprefix("bert.")
-                if own in names:
-                    if own in found or not (tensor := file.get_tensor(name)).is_floating_point():
+                plain = name.removeprefix("bert.")
+                if plain in names:
+                    if (
+                        plain in tensors
+                        or not (tensor := file.get_tensor(name)).is_floating_point()
+                    ):
                         return None
-                    found[own] = tensor.to(dtype)
-    for name in names - set(found):  # a folder may lack the pooler
+                    tensors[plain] = tensor.to(dtype)
+    for name in names - set(tensors):  # a folder may lack the pooler
         if name.startswith("pooler."):
-            width = found["embeddings.word_embeddings.weight"].shape[1]
+            width = tensors["embeddings.word_embeddings.weight"].shape[1]
             shape = (width, width) if name.endswith("weight") else (width,)
-            found[name] = torch.zeros(shape, dtype=dtype)
-    return found if set(found) == names else None
+            tensors[name] = torch.zeros(shape, dtype=dtype)
+    return tensors if set(tensors) == names else None
 
 
 def _tokenizer(folder: Path) -> LightTokenizer | None:
     """A WordPiece tokenizer of BERT's, where its two files agree."""
-    said = read_json(folder / TOKENIZER_CONFIG)
+    config = read_json(folder / TOKENIZER_CONFIG)
     written = read_json(folder / TOKENIZER)
-    kind = said.get("tokenizer_class")
+    kind = config.get("tokenizer_class")
     if kind not in (
         "BertTokenizer",
         "BertTokenizerFast",
@@ -245,13 +248,13 @@ def _tokenizer(folder: Path) -> LightTokenizer | None:
         "TokenizersBackend",
     ):
         return None
-    if any(said.get(name) for name in ("additional_special_tokens", "extra_special_tokens")):
+    if any(config.get(name) for name in ("additional_special_tokens", "extra_special_tokens")):
         return None
-    if said.get("add_prefix_space") is not None or "auto_map" in said:
+    if config.get("add_prefix_space") is not None or "auto_map" in config:
         return None
-    if kind.startswith("Bert") and not _as_bert(said, written):
+    if kind.startswith("Bert") and not _as_bert(config, written):
         return None
-    tokens = {role: said.get(f"{role}_token") for role in _ROLES}
+    tokens = {role: config.get(f"{role}_token") for role in _ROLES}
     named = {r: t["content"] if isinstance(t, dict) else t for r, t in tokens.items() if t}
     tokenizer = LightTokenizer(Tokenizer.from_file(str(folder / TOKENIZER)), named)
     known = {one["id"] for one in written["added_tokens"] if one["special"]}
@@ -260,7 +263,7 @@ def _tokenizer(folder: Path) -> LightTokenizer | None:
     return tokenizer
 
 
-def _as_bert(said: dict[str, Any], written: dict[str, Any]) -> bool:
+def _as_bert(config: dict[str, Any], written: dict[str, Any]) -> bool:
     """Whether tokenizer.json is what transformers' BertTokenizer makes of its settings."""
     model = {key: value for key, value in written["model"].items() if key != "vocab"}
     return (
@@ -268,18 +271,18 @@ def _as_bert(said: dict[str, Any], written: dict[str, Any]) -> bool:
         == {
             "type": "BertNormalizer",
             "clean_text": True,
-            "handle_chinese_chars": said.get("tokenize_chinese_chars", True),
-            "strip_accents": said.get("strip_accents"),
-            "lowercase": said.get("do_lower_case", True),
+            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+            "strip_accents": config.get("strip_accents"),
+            "lowercase": config.get("do_lower_case", True),
         }
         and written["pre_tokenizer"] == {"type": "BertPreTokenizer"}
         and model
         == {
             "type": "WordPiece",
-            "unk_token": said.get("unk_token", "[UNK]"),
+            "unk_token": config.get("unk_token", "[UNK]"),
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100,
         }
         and written["post_processor"]["type"] == "TemplateProcessing"
-        and all(said.get(f"{role}_token") for role in ("unk", "sep", "pad", "cls", "mask"))
+        and all(config.get(f"{role}_token") for role in ("unk", "sep", "pad", "cls", "mask"))
     )

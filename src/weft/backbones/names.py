@@ -21,7 +21,7 @@ _BY_NAME = "name:"  # how a fingerprint begins that is only a name
 
 @dataclass(frozen=True)
 class StatedBackbone:
-    """What an adapter says of its backbone; without a fingerprint, it is known by name alone."""
+    """An adapter's backbone as its manifest has it; without a fingerprint, only the name is known."""
 
     name: str
     fingerprint: str | None
@@ -34,6 +34,7 @@ class StatedBackbone:
 
     @property
     def plain_name(self) -> str:
+        """See the function of this name."""
         return plain_name(self.name)
 
     def known(self) -> StatedBackbone:
@@ -57,7 +58,7 @@ def plain_name(name: str) -> str:
 
 
 def one_backbone(one: StatedBackbone, other: StatedBackbone) -> bool:
-    """Whether both are one model, as far as can be told without the network."""
+    """Whether both are one model, as far as this machine knows without the network."""
     if one.fingerprint is not None and other.fingerprint is not None:
         return one.fingerprint == other.fingerprint
     same_name = one.plain_name == other.plain_name
@@ -70,18 +71,18 @@ def one_backbone(one: StatedBackbone, other: StatedBackbone) -> bool:
 
 
 def in_words(one: StatedBackbone, other: StatedBackbone) -> tuple[str, str]:
-    """Name and hash of two backbones, hashes as long as it takes to tell them apart."""
+    """Name and hash of two backbones, with hashes long enough to differ."""
     marks = [known.fingerprint or "" for known in (one, other)]
     shown = short_hashes(*marks) if all(marks) else tuple(m and short_hashes(m)[0] for m in marks)
-    found = [
+    descriptions = [
         f"{stated.name} ({mark or 'known by name alone'})"
         for stated, mark in zip((one, other), shown, strict=True)
     ]
-    return found[0], found[1]
+    return descriptions[0], descriptions[1]
 
 
 def twin_of(one: StatedBackbone, other: StatedBackbone) -> str | None:
-    """Which of two names is that of the other model quantised, as `-bnb-4bit` says."""
+    """The one of two names that means the other model quantised, by an ending such as `-bnb-4bit`."""
     short, long = (stated.plain_name.rpartition("/")[2].lower() for stated in (one, other))
     for a, b, stated in ((short, long, one), (long, short, other)):
         if _TWIN.search(a) and _TWIN.sub("", a) == b:

@@ -1,4 +1,4 @@
-"""RecFormer (Li et al., KDD 2023): a Longformer that is told each token's kind and item.
+"""RecFormer (Li et al., KDD 2023): a Longformer that also sees each token's kind and item.
 
 Its embeddings add four: word, position, token type (start, field name, value, padding) and the
 place of the token's item in the sequence, the most recent first. The first token attends to all
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, LongformerConfig, LongformerModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from weft.text.assemble import PADDING
+from weft.text.inputs import PADDING
 
 KIND = "recformer"
 
@@ -57,8 +57,8 @@ class RecformerEmbeddings(nn.Module):
             + self.token_type_embeddings(types)
             + self.item_position_embeddings(items)
         )
-        made: Tensor = self.dropout(self.LayerNorm(total))
-        return made
+        embedded: Tensor = self.dropout(self.LayerNorm(total))
+        return embedded
 
 
 class RecformerModel(LongformerModel):
@@ -98,8 +98,8 @@ class RecformerModel(LongformerModel):
         lowest = torch.finfo(hidden.dtype).min
         signs = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device)
         signs = signs.masked_fill(mask == 0, lowest).masked_fill(mask == 2, -lowest)
-        found = self.encoder(hidden, attention_mask=signs, padding_len=more)
-        return BaseModelOutput(last_hidden_state=found.last_hidden_state)
+        output = self.encoder(hidden, attention_mask=signs, padding_len=more)
+        return BaseModelOutput(last_hidden_state=output.last_hidden_state)
 
 
 def register() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.text.chat import CHATML
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -24,7 +24,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocabulary < len(alphabet) + len(SPECIAL):
-        raise WeftError(
+        raise SettingError(
             f"a byte-level vocabulary needs at least {len(alphabet) + len(SPECIAL)} tokens, "
             f"not {vocabulary}"
         )

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from weft import __version__
-from weft.cli import backbone, compare, data, fold, inspect, merge, models, report, run
+from weft.cli import backbone, compare, data, fold, inspect, merge, models, recipes, report, run
 from weft.cli.merge_arguments import MergeCommand
 from weft.cli.out import echo, note, say
 from weft.errors import WeftError, WeftNotice
@@ -21,7 +21,7 @@ from weft.safe_text import shown
 
 
 class SafeGroup(TyperGroup):
-    """The commands; an error of use shows a person's words, or a file's name, safely."""
+    """The commands; what a person typed is shown safely in an error of use."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         with _shown_safely():
@@ -53,16 +53,17 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(backbone.app, name="backbone")
-app.command()(run.demo)
-app.command()(run.run)
-app.command()(models.recommend)
-app.command()(models.evaluate)
-app.command(cls=MergeCommand)(merge.merge)
-app.command()(merge.methods)
-app.command()(fold.fold)
-app.command()(inspect.inspect)
-app.command()(compare.compare)
-app.command()(report.report)
+app.command("demo")(run.demo_command)
+app.command("run")(run.run_command)
+app.command("recipes")(recipes.recipes_command)
+app.command("recommend")(models.recommend_command)
+app.command("evaluate")(models.evaluate_command)
+app.command("merge", cls=MergeCommand)(merge.merge_command)
+app.command("methods")(merge.methods_command)
+app.command("fold")(fold.fold_command)
+app.command("inspect")(inspect.inspect_weights_command)
+app.command("compare")(compare.compare_command)
+app.command("report")(report.report_command)
 
 
 def _version(value: bool) -> None:
@@ -108,7 +109,7 @@ def main() -> None:
         say(f"weft: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        say("weft: stopped; the same command goes on from here")
+        say("weft: stopped; run the same command again to go on from here")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

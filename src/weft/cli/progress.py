@@ -41,14 +41,14 @@ def steps_progress(unit: str) -> Iterator[Callable[[int, int, float], None]]:
     )
     started = time.monotonic()
     task = shown.add_task("training", total=None, rate="")
-    told = [0]
+    reported = [0]
 
     def report(step: int, steps: int, done: float) -> None:
         rate = done / max(1e-9, time.monotonic() - started)
         shown.update(task, completed=step, total=steps, rate=f"{rate:,.1f} {unit}/s")
         part = 20 * step // steps
-        if shown.disable and part > told[0]:
-            told[0] = part
+        if shown.disable and part > reported[0]:
+            reported[0] = part
             say(f"step {step} of {steps}, {rate:,.1f} {unit}/s")
 
     with shown:

@@ -11,7 +11,7 @@ from weft.cli.out import echo
 from weft.safe_text import line
 
 
-def report(
+def report_command(
     run: Annotated[Path, typer.Argument(help="A run's folder or its report.json.")],
     html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write Markdown.")] = None,

@@ -1,10 +1,9 @@
-"""A comparison of parts as one HTML file of heat maps that asks the network for nothing."""
+"""A comparison of parts as one HTML file of heat maps that loads nothing from the network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import plotly.graph_objects as go
 from weft.artifacts.atomic import new_file
 from weft.merging.comparing.comparison import Contrast, Matrix, Row
 from weft.merging.comparing.hints import hints
-from weft.report.figures import MUTED, _axis, _layout, label
-from weft.report.html import _POLICY, _PRINT, _figure, _fold, _section
+from weft.report.figures import MUTED, axis, label, layout
 from weft.report.html_tables import esc, plain_table
+from weft.report.page import details, figure_html, section, whole_page
 
 Cell = float | None
 
@@ -60,9 +59,6 @@ def render_contrast(contrast: Contrast, path: Path) -> None:
 
 def contrast_html(contrast: Contrast) -> str:
     """The page as text; equal comparisons give equal text."""
-    from plotly.offline import get_plotlyjs
-
-    style = files("weft.report").joinpath("page.css").read_text("utf-8")
     title = " · ".join(contrast.labels)
     kind = "adapters" if contrast.adapters else "checkpoints"
     head = (
@@ -70,19 +66,12 @@ def contrast_html(contrast: Contrast) -> str:
         f"<p class='summary'>{len(contrast.labels)} {kind} side by side, before a merge</p>"
         "</header>\n"
     )
-    main = head + _section(_overview(contrast)) + _section(_by_layer(contrast))
-    main += _section(_by_kind(contrast)) + _section(_angles(contrast))
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{esc(title)}</title><style>{style}</style>"
-        f"<script>{get_plotlyjs()}</script><script>{_PRINT}</script></head>"
-        f"<body><main>{main}</main><footer>{_HOW_TO_READ}</footer></body></html>\n"
-    )
+    main = head + section(_overview(contrast)) + section(_by_layer(contrast))
+    main += section(_by_kind(contrast)) + section(_angles(contrast))
+    return whole_page(title, main, _LEGEND, plots=True)
 
 
-_HOW_TO_READ = (
+_LEGEND = (
     "τ is a part's task vector: its weights minus the base's, or an adapter's ΔW = s·BA. "
     "‖τ‖ is its Frobenius norm. The cosine of two task vectors is 1 where they point the same way, "
     "0 where they have nothing to do with each other, −1 where one undoes the other. "
@@ -91,8 +80,8 @@ _HOW_TO_READ = (
 
 
 def _overview(c: Contrast) -> str:
-    said = hints(c)
-    notes = "".join(f"<li>{esc(text)}</li>" for text in [*said, *c.notes])
+    sentences = hints(c)
+    notes = "".join(f"<li>{esc(text)}</li>" for text in [*sentences, *c.notes])
     ranks = c.whole.effective_ranks
     head = ("part", "‖τ‖", *(("effective rank (mean over modules)",) if ranks else ()))
     lines = [
@@ -153,7 +142,7 @@ def _between(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
     def cells(matrices: Sequence[Matrix]) -> tuple[tuple[Cell, ...], ...]:
         return tuple(tuple(matrix[i][j] for matrix in matrices) for i, j in c.pairs)
 
-    found = [
+    maps = [
         _Map(
             "Cosine of task vectors",
             "1 (blue): two parts changed the layer the same way; 0 (white): in unrelated ways; "
@@ -168,8 +157,8 @@ def _between(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
         _Map(
             "Sign conflicts",
             "Share of the elements, among those that both parts change, that they move in opposite "
-            "directions. White is 0.5, as chance gives: unrelated signs, no alarm. Red: more, the "
-            "parts undo each other; blue: fewer, they agree.",
+            "directions. White is 0.5, what chance gives: the signs are unrelated, which is "
+            "harmless. Red: more than that, the parts undo each other; blue: fewer, they agree.",
             rows,
             columns,
             cells([row.conflicts for row in groups]),
@@ -178,7 +167,7 @@ def _between(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
             "pair",
         ),
     ]
-    return found + _overlaps(c, groups, across)
+    return maps + _overlaps(c, groups, across)
 
 
 def _overlaps(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
@@ -197,9 +186,9 @@ def _overlaps(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
             c.whole.input_chance,
         ),
     )
-    found = []
-    for title, verb, given, chance in sides:
-        overlaps = [matrix for matrix in given if matrix is not None]
+    maps = []
+    for title, verb, matrices, chance in sides:
+        overlaps = [matrix for matrix in matrices if matrix is not None]
         if chance is None or len(overlaps) < len(groups):
             continue
         random = [value for i, j in c.pairs if (value := chance[i][j]) is not None]
@@ -210,8 +199,8 @@ def _overlaps(c: Contrast, groups: Sequence[Row], across: str) -> list[_Map]:
         )
         cells = tuple(tuple(matrix[i][j] for matrix in overlaps) for i, j in c.pairs)
         columns = tuple(row.name for row in groups)
-        found.append(_Map(title, about, _pair_names(c), columns, cells, _SHARED, across, "pair"))
-    return found
+        maps.append(_Map(title, about, _pair_names(c), columns, cells, _SHARED, across, "pair"))
+    return maps
 
 
 def _pair_names(c: Contrast) -> tuple[tuple[str, ...], ...]:
@@ -227,9 +216,9 @@ def _drawn(one: _Map, name: str) -> str:
     ]
     table = plain_table((one.down, *(esc(column) for column in one.columns)), lines)
     return (
-        _figure(_heat_map(one), f"map-{name}", one.title, height)
+        figure_html(_heat_map(one), f"map-{name}", one.title, height)
         + f"<p class='protocol'>{esc(one.about)}</p>"
-        + _fold("Numbers", table)
+        + details("Numbers", table)
     )
 
 
@@ -257,16 +246,16 @@ def _heat_map(one: _Map) -> Any:
         )
     )
     figure.update_layout(
-        **{**_layout(), "plot_bgcolor": "#f6f7fa"},  # seen where a value is undefined
+        **{**layout(), "plot_bgcolor": "#f6f7fa"},  # seen where a value is undefined
         xaxis={
-            **_axis(),
+            **axis(),
             "showgrid": False,
             "title": {"text": one.across},
             "tickvals": list(range(len(one.columns))),
             "ticktext": [label(column, 28) for column in one.columns],
         },
         yaxis={
-            **_axis(),
+            **axis(),
             "showgrid": False,
             "title": {"text": one.down, "standoff": 12},
             "autorange": "reversed",
@@ -306,4 +295,4 @@ def _angles(c: Contrast) -> str:
         "<p class='protocol'>0° is a direction that both adapters have, 90° one that the other "
         "lacks.</p>"
     )
-    return "<h2>Principal angles</h2>" + about + _fold("Every module", plain_table(head, lines))
+    return "<h2>Principal angles</h2>" + about + details("Every module", plain_table(head, lines))

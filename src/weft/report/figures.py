@@ -45,7 +45,7 @@ def _wrapped(name: str) -> str:
 
 
 def common_rows(report: RunReport) -> list[str]:
-    """The rows that every target has: a source's own adapter, say, is no row of its domain."""
+    """The rows that every target has (a source's own adapter, for example, is no row there)."""
     first = report.domains[0].rows if report.domains else []
     return [row.name for row in first if all(domain.row(row.name) for domain in report.domains)]
 
@@ -57,17 +57,17 @@ def metric_bars(report: RunReport, metric: str) -> Any:
     figure = go.Figure()
     for name in names:
         rows = [(place, domain.row(name)) for place, domain in enumerate(report.domains)]
-        found = [(place, row.metrics[metric]) for place, row in rows if row is not None]
+        bars = [(place, row.metrics[metric]) for place, row in rows if row is not None]
         figure.add_bar(
             name=label(name, 28),
-            x=[place for place, _ in found],
-            y=[one.mean for _, one in found],
-            customdata=[label(report.domains[place].domain) for place, _ in found],
+            x=[place for place, _ in bars],
+            y=[one.mean for _, one in bars],
+            customdata=[label(report.domains[place].domain) for place, _ in bars],
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [one.high - one.mean for _, one in found],
-                "arrayminus": [one.mean - one.low for _, one in found],
+                "array": [one.high - one.mean for _, one in bars],
+                "arrayminus": [one.mean - one.low for _, one in bars],
                 "color": INK,
                 "thickness": 1,
                 "width": 2,
@@ -76,13 +76,13 @@ def metric_bars(report: RunReport, metric: str) -> Any:
             hovertemplate="%{customdata}<br>%{fullData.name}: %{y:.4f}<extra></extra>",
         )
     figure.update_layout(
-        **_layout(),
+        **layout(),
         barmode="group",
         bargap=0.22,
         bargroupgap=0.06,
-        yaxis={**_axis(), "rangemode": "tozero"},
+        yaxis={**axis(), "rangemode": "tozero"},
         xaxis={
-            **_axis(),
+            **axis(),
             "showgrid": False,
             "tickangle": 0,
             "tickvals": list(range(len(report.domains))),
@@ -111,8 +111,8 @@ def curve_panels(report: RunReport) -> dict[str, list[str]]:
 def curve_lines(report: RunReport, names: list[str], column: int, domain: str = "") -> Any:
     """A line per branch over steps: column 1 is the training loss, 2 the validation metric.
 
-    All points are drawn as they were logged. Lines of one kind share a place in the legend and
-    wait there if they aren't shown at first.
+    All points are drawn as they were logged. Lines of one kind share an entry of the legend;
+    a click there shows those that are hidden at first.
     """
     figure = go.Figure()
     others = dict.fromkeys(d for one in report.branches.values() for d in one.domains)
@@ -144,12 +144,12 @@ def curve_lines(report: RunReport, names: list[str], column: int, domain: str = 
             hovertemplate=f"{label(name)}<br>step %{{x}}: %{{y:.4f}}<extra></extra>",
         )
         in_legend.add(kind)
-    figure.update_layout(**_layout(), xaxis=_axis(), yaxis=_axis())
+    figure.update_layout(**layout(), xaxis=axis(), yaxis=axis())
     return figure
 
 
 def _dash(branch: Branch | None) -> dict[str, str]:
-    """Hidden kinds are told apart by their dash, as they share one colour."""
+    """Hidden kinds share one colour and differ in their dash."""
     if branch is None or branch.shown:
         return {}
     dashes = ("dash", "dot", "dashdot", "longdash")
@@ -165,7 +165,8 @@ def _colours(report: RunReport, names: list[str]) -> dict[str, str]:
     return colours | {report.featured: ACCENT}
 
 
-def _axis() -> dict[str, Any]:
+def axis() -> dict[str, Any]:
+    """What every axis of a figure has."""
     return {
         "gridcolor": LINE,
         "zeroline": False,
@@ -175,7 +176,8 @@ def _axis() -> dict[str, Any]:
     }
 
 
-def _layout() -> dict[str, Any]:
+def layout() -> dict[str, Any]:
+    """What every figure has: fonts, margins, the legend."""
     return {
         "template": "none",
         "font": {"family": _FONT, "size": 12, "color": INK},

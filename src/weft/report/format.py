@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from weft.evaluation.protocol import Protocol
 from weft.report.model import (
-    Contrast,
-    DomainReport,
-    Estimate,
+    ReportedMean,
+    RowContrast,
     RunReport,
+    SeedSpread,
     ServingChoice,
-    Spread,
+    TargetReport,
     Versus,
 )
 from weft.safe_text import spaced
@@ -31,12 +31,12 @@ def signed(value: float) -> str:
     return "0.0000" if float(text) == 0 else text.replace("-", "−")
 
 
-def half(one: Estimate | Versus) -> str:
+def half(one: ReportedMean | Versus) -> str:
     """`±.0255`: half of the 95 % interval."""
     return f"±{(one.high - one.low) / 2:.4f}".replace("±0.", "±.")
 
 
-def seeds_range(one: Spread) -> str:
+def seeds_range(one: SeedSpread) -> str:
     """`0.1402 … 0.1488`: the smallest and the largest run."""
     return f"{number(one.low)} … {number(one.high)}"
 
@@ -56,6 +56,15 @@ def seconds(value: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count_words(count: int, noun: str) -> str:
+    """A count and its noun.
+
+    >>> count_words(1, "epoch"), count_words(3, "epoch")
+    ('1 epoch', '3 epochs')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def metric_label(name: str) -> str:
@@ -84,13 +93,13 @@ def protocol_line(protocol: Protocol) -> str:
     return ", ".join(parts)
 
 
-def facts_line(domain: DomainReport) -> str:
+def facts_line(domain: TargetReport) -> str:
     """What training could know of the test targets, in a sentence or two; empty if not measured."""
     facts = domain.facts
     if facts is None:
         return ""
     if facts.earlier is None or facts.earlier_anywhere is None:
-        first = "Leakage through time is not known: the log has an order and no times."
+        first = "Leakage through time can't be measured: the log has an order but no times."
     elif not (facts.earlier or facts.earlier_anywhere):
         first = "No test target lies before the last training interaction of another user."
     else:
@@ -103,8 +112,7 @@ def facts_line(domain: DomainReport) -> str:
                 f" ({share(facts.earlier_anywhere)} over the {facts.domains} domains trained on)"
             )
         first += (
-            ", so models may have learned from what came later; 'split: global_time' measures "
-            "without that."
+            ", so models may have learned from what came later; 'split: global_time' avoids that."
         )
     cold = []
     if facts.new_items:
@@ -131,20 +139,20 @@ def serving_head(one: ServingChoice) -> str:
     return f"serve {one.row}{folder}"
 
 
-def footnotes(domain: DomainReport) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The rows' marks (`†1 †2`), and what each mark says."""
+def footnotes(domain: TargetReport) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The rows' marks (`†1 †2`), and the text of each mark."""
     marks: dict[str, str] = {}
     rows: dict[str, str] = {}
     for row in domain.rows:
         for one in row.warnings:
             marks.setdefault(one.text, f"†{len(marks) + 1}")
         if row.warnings:
-            own = {one.text for one in row.warnings}
-            rows[row.name] = " ".join(mark for text, mark in marks.items() if text in own)
+            texts = {one.text for one in row.warnings}
+            rows[row.name] = " ".join(mark for text, mark in marks.items() if text in texts)
     return rows, [(mark, text) for text, mark in marks.items()]
 
 
-def made_with(report: RunReport) -> str:
+def versions_line(report: RunReport) -> str:
     """`weft 0.1.0, python 3.11.9, …`; empty where it is not known."""
     return ", ".join(f"{name} {number_of}" for name, number_of in report.versions.items())
 
@@ -157,13 +165,13 @@ def data_line(report: RunReport) -> str:
     return f"The data: {hashes}. 'weft data inspect FOLDER' prints the hash of a domain's folder."
 
 
-def contrast_label(one: Contrast) -> str:
+def contrast_label(one: RowContrast) -> str:
     """`weaverec − soup: what transfer adds beyond averaging`."""
     return plain(f"{one.row} − {one.against}") + (f": {plain(one.about)}" if one.about else "")
 
 
-def seeds_verdict(domain: DomainReport, featured: str) -> str:
-    """One sentence: is the featured row's gain larger than what another seed would change?
+def seeds_verdict(domain: TargetReport, featured: str) -> str:
+    """One sentence: is the featured row's gain larger than the difference between seeds?
 
     The seeds' spread is that of the row or the baseline, whichever is wider. Empty where nothing
     was repeated.
@@ -171,7 +179,7 @@ def seeds_verdict(domain: DomainReport, featured: str) -> str:
     row, base = domain.row(featured), domain.row(domain.baseline)
     if row is None or base is None or row.name == base.name:
         return ""
-    said: dict[str, list[str]] = {}
+    metrics: dict[str, list[str]] = {}
     count = 0
     for metric in domain.headline:
         runs = [one.seeds[metric] for one in (row, base) if metric in one.seeds]
@@ -183,12 +191,12 @@ def seeds_verdict(domain: DomainReport, featured: str) -> str:
         verb = "loses more" if gain < 0 else "gains more"
         kind = f"{verb} than the seeds' spread" if abs(gain) > spread else _WITHIN
         numbers = f"{metric_label(metric)} ({signed(gain)}, spread {number(spread)})"
-        said.setdefault(kind, []).append(numbers)
-    if not said:
+        metrics.setdefault(kind, []).append(numbers)
+    if not metrics:
         return ""
-    order = sorted(said, key=lambda kind: kind == _WITHIN)  # the lesson follows what it is about
-    parts = [f"{kind} on {', '.join(said[kind])}" for kind in order]
-    lesson = ": a gain smaller than the seeds' spread is not a gain" if _WITHIN in said else ""
+    order = sorted(metrics, key=lambda kind: kind == _WITHIN)  # the lesson follows what it is about
+    parts = [f"{kind} on {', '.join(metrics[kind])}" for kind in order]
+    lesson = ": a gain smaller than the seeds' spread is not a gain" if _WITHIN in metrics else ""
     who = f"{plain(row.name)} against {plain(base.name)}"
     return f"Over {count} seeds, {who} {'; it '.join(parts)}{lesson}."
 
@@ -217,6 +225,6 @@ def spent(timings: dict[str, float], longest: int = 5) -> Spent:
 
 def spent_line(timings: dict[str, float]) -> str:
     """`42 min 10 s of work in 97 stages: train 33 min 20 s (27), …`."""
-    said = spent(timings)
-    kinds = ", ".join(f"{kind} {seconds(value)} ({count})" for kind, value, count in said.kinds)
-    return f"{seconds(said.total)} of work in {len(timings)} stages: {kinds}"
+    times = spent(timings)
+    kinds = ", ".join(f"{kind} {seconds(value)} ({count})" for kind, value, count in times.kinds)
+    return f"{seconds(times.total)} of work in {len(timings)} stages: {kinds}"

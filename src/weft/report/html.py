@@ -1,10 +1,8 @@
-"""A report as one HTML file that asks the network for nothing."""
+"""A report as one HTML file that loads nothing from the network."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from weft.artifacts.atomic import new_file
 from weft.report.figures import common_rows, curve_lines, curve_panels, metric_bars
@@ -12,12 +10,12 @@ from weft.report.format import (
     data_line,
     facts_line,
     footnotes,
-    made_with,
     metric_label,
     protocol_line,
     seconds,
     seeds_verdict,
     serving_head,
+    versions_line,
 )
 from weft.report.html_tables import (
     contrasts_table,
@@ -30,36 +28,27 @@ from weft.report.html_tables import (
     seeds_table,
     time_table,
 )
-from weft.report.model import DomainReport, RunReport, Table, UserCase
+from weft.report.model import ReportTable, RunReport, TargetReport, UserCase
+from weft.report.page import details, figure_html, section, whole_page
 
-# No request can leave the page, whatever a title holds.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
-# Plotly draws for the window's width; paper has another.
-_PRINT = (
-    "addEventListener('beforeprint',function(){document.querySelectorAll('.js-plotly-plot')"
-    ".forEach(function(f){Plotly.relayout(f,{width:680})})});"
-    "addEventListener('afterprint',function(){document.querySelectorAll('.js-plotly-plot')"
-    ".forEach(function(f){Plotly.relayout(f,{width:null,autosize:true})})});"
-)
 _TIES = {
     "expected metric": "A target that ties with other items gets the mean of the metric over all "
     "orders of the tie.",
     "expected rank": "A target that ties with other items gets the metric at the mean rank of the "
     "tie.",
 }
-_HOW_TO_READ = (
-    "A mean is over users. A difference pairs each user's value with the same user's value "
-    "under the baseline (or under the row that is named). Lines and ranges are 95 % intervals, each on its own. p is that of a paired t-test, "
-    "Holm-corrected over all rows and metrics of the table shown; for the further metrics that "
-    "are folded away, over all rows and all metrics. A range over seeds is from the lowest to the "
-    "highest run. Gain and loss are differences with p below "
-    ".05, and a loss is negative transfer; unclear means that the users measured can't tell."
+_LEGEND = (
+    "Every mean is over users. A difference compares each user's value with the same user's value "
+    "under the baseline, or under the row that is named. Lines and ranges are 95 % intervals, each "
+    "for one value alone. p is the p-value of a paired t-test with Holm's correction over all rows "
+    "and metrics of the table shown; for the further metrics under 'Every metric and test', over "
+    "all rows and all metrics. A range over seeds goes from the lowest run to the highest. A gain "
+    "or a loss is a difference with p below .05, and a loss is negative transfer. Unclear means "
+    "that so few users can't show whether there is a difference."
 )
 
 
-def render_html(report: RunReport, path: Path) -> None:
+def render_html(report: RunReport, path: Path | str) -> None:
     """Write the page, plotly.js and style included, in one step."""
     with new_file(Path(path)) as temporary:
         temporary.write_text(html_page(report), "utf-8")
@@ -68,42 +57,26 @@ def render_html(report: RunReport, path: Path) -> None:
 def html_page(report: RunReport) -> str:
     """The page as text; equal reports give equal text."""
     figures = _figures(report)
-    script = ""
-    if figures:
-        from plotly.offline import get_plotlyjs
-
-        script = f"<script>{get_plotlyjs()}</script><script>{_PRINT}</script>"
-    style = files("weft.report").joinpath("page.css").read_text("utf-8")
     main = "".join(
         (
             _header(report),
-            _section(_serving(report)),
-            _section(overview(report)),
-            *(_section(_domain(domain, report)) for domain in report.domains),
-            *(_section(_extra(one)) for one in report.tables),
-            _section(figures),
-            _section(_users(report)),
-            _section(_notes(report)),
-            _section(_timings(report)),
-            _section(_made_with(report)),
+            section(_serving(report)),
+            section(overview(report)),
+            *(section(_domain(domain, report)) for domain in report.domains),
+            *(section(_extra(one)) for one in report.tables),
+            section(figures),
+            section(_users(report)),
+            section(_notes(report)),
+            section(_timings(report)),
+            section(_versions(report)),
         )
     )
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{esc(report.title)}</title><style>{style}</style>{script}</head>"
-        f"<body><main>{main}</main><footer>{_how_to_read(report)}</footer></body></html>\n"
-    )
+    return whole_page(report.title, main, _legend(report), plots=bool(figures))
 
 
-def _how_to_read(report: RunReport) -> str:
+def _legend(report: RunReport) -> str:
     rules = dict.fromkeys(domain.protocol.ties for domain in report.domains)
-    return " ".join([_HOW_TO_READ, *(_TIES[rule] for rule in rules)])
-
-
-def _section(content: str) -> str:
-    return f"<section>{content}</section>\n" if content else ""
+    return " ".join([_LEGEND, *(_TIES[rule] for rule in rules)])
 
 
 def _header(report: RunReport) -> str:
@@ -115,7 +88,7 @@ def _header(report: RunReport) -> str:
     )
 
 
-def _domain(domain: DomainReport, report: RunReport) -> str:
+def _domain(domain: TargetReport, report: RunReport) -> str:
     seeds, verdict = seeds_table(domain), seeds_verdict(domain, report.featured)
     return (
         f"<h2>{esc(domain.domain)}</h2><p class='protocol'>{esc(protocol_line(domain.protocol))}</p>"
@@ -124,9 +97,9 @@ def _domain(domain: DomainReport, report: RunReport) -> str:
         + contrasts_table(domain)
         + (f"<p class='verdict'>{esc(verdict)}</p>" if verdict else "")
         + (f"<p class='protocol'>{esc(facts_line(domain))}</p>" if domain.facts else "")
-        + _fold("Every metric and test", full_table(domain))
-        + (_fold("Spread over seeds", seeds) if seeds else "")
-        + _fold("Protocol", protocol_table(domain))
+        + details("Every metric and test", full_table(domain))
+        + (details("Spread over seeds", seeds) if seeds else "")
+        + details("Protocol", protocol_table(domain))
     )
 
 
@@ -139,49 +112,45 @@ def _serving(report: RunReport) -> str:
     return f"<h2>What to serve</h2><ul class='serving'>{lines}</ul>" if lines else ""
 
 
-def _footnotes(domain: DomainReport) -> str:
+def _footnotes(domain: TargetReport) -> str:
     lines = [f"{mark} {text}" for mark, text in footnotes(domain)[1]] + domain.cautions
     return "".join(f"<p class='warning'>{esc(line)}</p>" for line in lines)
 
 
-def _made_with(report: RunReport) -> str:
-    line = made_with(report)
+def _versions(report: RunReport) -> str:
+    line = versions_line(report)
     if not line:
         return ""
     return f"<h2>Made with</h2><p class='protocol'>{esc(line)}. {esc(data_line(report))}</p>"
 
 
-def _extra(one: Table) -> str:
+def _extra(one: ReportTable) -> str:
     about = f"<p class='protocol'>{esc(one.about)}</p>" if one.about else ""
     rows = [[esc(cell) for cell in row] for row in one.rows]
     table = plain_table(tuple(esc(name) for name in one.header), rows)
     return f"<h2>{esc(one.title)}</h2>{about}{table}"
 
 
-def _fold(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>{content}</details>"
-
-
 def _figures(report: RunReport) -> str:
     out = ""
     if any(len(domain.rows) > len(common_rows(report)) for domain in report.domains):
-        out += "<p class='protocol'>Bars are of the rows that every target has.</p>"
+        out += "<p class='protocol'>The bars show the rows that every target has.</p>"
     for place, metric in enumerate(report.headline_metrics()):
         caption = f"{metric_label(metric)} by target domain, with 95 % intervals"
-        out += _figure(metric_bars(report, metric), f"bars-{place}", caption)
+        out += figure_html(metric_bars(report, metric), f"bars-{place}", caption)
     out += _curves(report)
     return f"<h2>Figures</h2>{out}" if "<figure>" in out else ""
 
 
 def _curves(report: RunReport) -> str:
-    """Every point as it was logged, a figure a domain; what is hidden is one click away."""
+    """Every logged point, with one figure for each domain; a click shows the hidden lines."""
     out = ""
-    said = ("Training loss by step", f"Validation by step: {report.validation_metric}")
-    for column, caption in enumerate(said, 1):
+    captions = ("Training loss by step", f"Validation by step: {report.validation_metric}")
+    for column, caption in enumerate(captions, 1):
         if all(point[column] is None for line in report.learning_curves.values() for point in line):
             continue
         drawn = "".join(
-            _figure(
+            figure_html(
                 curve_lines(report, names, column, domain), f"curves-{column}-{place}", domain, 320
             )
             for place, (domain, names) in enumerate(curve_panels(report).items())
@@ -190,20 +159,6 @@ def _curves(report: RunReport) -> str:
     hidden = any(not branch.shown for branch in report.branches.values())
     hint = "<p class='protocol'>Click a name in a legend to show or hide its lines.</p>"
     return out + (hint if out and hidden else "")
-
-
-def _figure(figure: Any, name: str, caption: str, height: int = 360) -> str:
-    import plotly.io
-
-    drawn: str = plotly.io.to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        default_height=f"{height}px",
-        config={"displayModeBar": False, "responsive": True},
-    )
-    return f"<figure><figcaption>{esc(caption)}</figcaption>{drawn}</figure>"
 
 
 def _users(report: RunReport) -> str:
@@ -247,8 +202,8 @@ def _timings(report: RunReport) -> str:
     if not report.timings:
         return ""
     lines = [[esc(name), seconds(value)] for name, value in report.timings.items()]
-    every = _fold("Every stage", plain_table(("stage", "time"), lines))
+    every = details("Every stage", plain_table(("stage", "time"), lines))
     return (
-        "<h2>Time</h2><p class='protocol'>Summed over worker processes, which work side by side.</p>"
+        "<h2>Time</h2><p class='protocol'>Summed over worker processes that ran in parallel.</p>"
         f"{time_table(report.timings)}{every}"
     )

@@ -16,7 +16,7 @@ from weft.report.format import (
     signed,
     spent,
 )
-from weft.report.model import Contrast, DomainReport, Row, RunReport, Versus
+from weft.report.model import ResultRow, RowContrast, RunReport, TargetReport, Versus
 from weft.safe_text import html
 
 
@@ -28,14 +28,14 @@ def esc(text: str) -> str:
 def overview(report: RunReport) -> str:
     """The featured row against each domain's baseline; empty without such a row."""
     metrics = report.headline_metrics()
-    found = [
+    featured = [
         (domain, row)
         for domain in report.domains
         if (row := domain.row(report.featured)) is not None and row.name != domain.baseline
     ]
-    if not found or not metrics:
+    if not featured or not metrics:
         return ""
-    widest = {metric: _widest([row for _, row in found], metric) for metric in metrics}
+    widest = {metric: _widest([row for _, row in featured], metric) for metric in metrics}
     body = "".join(
         f"<tr><th scope='row'>{esc(domain.domain)}"
         f"<small>against {esc(domain.baseline)}</small></th>"
@@ -43,7 +43,7 @@ def overview(report: RunReport) -> str:
             _versus_cell(row, metric, widest[metric], metric_label(metric)) for metric in metrics
         )
         + "</tr>"
-        for domain, row in found
+        for domain, row in featured
     )
     head = "".join(f"<th scope='col'>{metric_label(metric)}</th>" for metric in metrics)
     return (
@@ -53,7 +53,7 @@ def overview(report: RunReport) -> str:
     )
 
 
-def results_table(domain: DomainReport, featured: str) -> str:
+def results_table(domain: TargetReport, featured: str) -> str:
     """One line per row: for each metric the mean and the difference to the baseline."""
     metrics = domain.headline
     widest = {metric: _widest(domain.rows, metric) for metric in metrics}
@@ -83,7 +83,7 @@ def results_table(domain: DomainReport, featured: str) -> str:
     )
 
 
-def contrasts_table(domain: DomainReport) -> str:
+def contrasts_table(domain: TargetReport) -> str:
     """The paired differences between rows; empty if none were asked for."""
     if not domain.contrasts:
         return ""
@@ -106,17 +106,17 @@ def contrasts_table(domain: DomainReport) -> str:
 
 def time_table(timings: dict[str, float]) -> str:
     """Sums by kind of work, and the stages that took longest."""
-    said = spent(timings)
-    kinds = [[esc(kind), str(count), seconds(value)] for kind, value, count in said.kinds]
-    kinds.append(["<b>all</b>", f"<b>{len(timings)}</b>", f"<b>{seconds(said.total)}</b>"])
-    longest = [[esc(name), seconds(value)] for name, value in said.longest]
+    times = spent(timings)
+    kinds = [[esc(kind), str(count), seconds(value)] for kind, value, count in times.kinds]
+    kinds.append(["<b>all</b>", f"<b>{len(timings)}</b>", f"<b>{seconds(times.total)}</b>"])
+    longest = [[esc(name), seconds(value)] for name, value in times.longest]
     return (
         f"<div class='pair'>{plain_table(('kind', 'stages', 'time'), kinds)}"
         f"{plain_table(('longest stages', 'time'), longest)}</div>"
     )
 
 
-def full_table(domain: DomainReport) -> str:
+def full_table(domain: TargetReport) -> str:
     """Every row and metric with all that is known of it."""
     head = (
         "row",
@@ -134,7 +134,7 @@ def full_table(domain: DomainReport) -> str:
     return plain_table(head, lines)
 
 
-def seeds_table(domain: DomainReport) -> str:
+def seeds_table(domain: TargetReport) -> str:
     """Mean and spread over seeds; empty if nothing was repeated."""
     lines = [
         [
@@ -154,7 +154,8 @@ def seeds_table(domain: DomainReport) -> str:
     return plain_table(head, lines)
 
 
-def protocol_table(domain: DomainReport) -> str:
+def protocol_table(domain: TargetReport) -> str:
+    """Every field of the protocol."""
     lines = []
     for field, value in domain.protocol.model_dump(mode="json").items():
         if isinstance(value, dict):
@@ -175,7 +176,7 @@ def plain_table(head: tuple[str, ...], lines: list[list[str]]) -> str:
     return f"<div class='scroll'><table class='plain'>{thead}<tbody>{body}</tbody></table></div>"
 
 
-def _mean_cell(row: Row, metric: str) -> str:
+def _mean_cell(row: ResultRow, metric: str) -> str:
     one = row.metrics.get(metric)
     if one is None:
         return f"<td data-label='{metric_label(metric)}'>–</td>"
@@ -185,12 +186,12 @@ def _mean_cell(row: Row, metric: str) -> str:
     )
 
 
-def _over_seeds(row: Row, metric: str) -> str:
+def _over_seeds(row: ResultRow, metric: str) -> str:
     one = row.seeds.get(metric)
     return f"<small>{one.seeds} seeds:<br>{seeds_range(one)}</small>" if one else ""
 
 
-def _versus_cell(row: Row | Contrast, metric: str, widest: float, label: str) -> str:
+def _versus_cell(row: ResultRow | RowContrast, metric: str, widest: float, label: str) -> str:
     one = row.versus.get(metric)
     if one is None:
         return "<td class='versus none'></td>"
@@ -215,12 +216,12 @@ def _whisker(one: Versus, widest: float) -> str:
     )
 
 
-def _widest(rows: Sequence[Row | Contrast], metric: str) -> float:
-    found = [row.versus[metric] for row in rows if metric in row.versus]
-    return max((max(abs(one.low), abs(one.high)) for one in found), default=0.0)
+def _widest(rows: Sequence[ResultRow | RowContrast], metric: str) -> float:
+    differences = [row.versus[metric] for row in rows if metric in row.versus]
+    return max((max(abs(one.low), abs(one.high)) for one in differences), default=0.0)
 
 
-def _full_line(row: Row, metric: str) -> list[str]:
+def _full_line(row: ResultRow, metric: str) -> list[str]:
     mean, one = row.metrics[metric], row.versus.get(metric)
     line = [esc(row.name), metric_label(metric), number(mean.mean)]
     line.append(f"{number(mean.low)} … {number(mean.high)}")

@@ -7,7 +7,6 @@ from weft.report.format import (
     data_line,
     facts_line,
     footnotes,
-    made_with,
     metric_label,
     number,
     p_value,
@@ -18,8 +17,17 @@ from weft.report.format import (
     serving_head,
     signed,
     spent,
+    versions_line,
 )
-from weft.report.model import Contrast, DomainReport, Row, RunReport, Table, UserCase, Versus
+from weft.report.model import (
+    ReportTable,
+    ResultRow,
+    RowContrast,
+    RunReport,
+    TargetReport,
+    UserCase,
+    Versus,
+)
 from weft.safe_text import markdown
 
 
@@ -35,7 +43,7 @@ def render_markdown(report: RunReport) -> str:
         parts += ["## What is suggested", *(_user(case) for case in report.users)]
     if report.notes:
         parts += ["## Notes", "\n".join(f"- {text(note)}" for note in report.notes)]
-    if line := made_with(report):
+    if line := versions_line(report):
         parts += ["## Made with", f"{text(line)}. {text(data_line(report))}".rstrip()]
     if report.timings:
         parts += ["## Time", _time(report.timings)]
@@ -55,7 +63,7 @@ def text(value: str) -> str:
     return markdown(value)
 
 
-def _domain(domain: DomainReport, featured: str) -> str:
+def _domain(domain: TargetReport, featured: str) -> str:
     metrics = domain.headline
     header = [""]
     for metric in metrics:
@@ -70,9 +78,9 @@ def _domain(domain: DomainReport, featured: str) -> str:
         f"## {text(domain.domain)}",
         f"{text(protocol_line(domain.protocol))}.",
         _table(header, rows),
-        *(text(f"{mark} {said}") for mark, said in below),
-        *(text(said) for said in domain.cautions),
-        "In brackets: 95 % intervals. p: paired t-test, Holm-corrected over the table.",
+        *(text(f"{mark} {sentence}") for mark, sentence in below),
+        *(text(sentence) for sentence in domain.cautions),
+        "In brackets: 95 % intervals. p: a paired t-test, with Holm's correction over the table.",
     ]
     if domain.contrasts:
         header = ["paired difference", *(metric_label(metric) for metric in metrics)]
@@ -84,26 +92,29 @@ def _domain(domain: DomainReport, featured: str) -> str:
     return "\n\n".join(parts)
 
 
-def _extra(one: Table) -> str:
+def _extra(one: ReportTable) -> str:
     rows = [[text(cell) for cell in row] for row in one.rows]
     parts = [f"## {text(one.title)}", _table([text(name) for name in one.header], rows)]
     return "\n\n".join([*parts, text(one.about)] if one.about else parts)
 
 
-def _contrast(one: Contrast, metrics: tuple[str, ...]) -> list[str]:
-    found = [one.versus.get(metric) for metric in metrics]
-    return [text(contrast_label(one)), *(_versus(versus) if versus else "" for versus in found)]
+def _contrast(one: RowContrast, metrics: tuple[str, ...]) -> list[str]:
+    differences = [one.versus.get(metric) for metric in metrics]
+    return [
+        text(contrast_label(one)),
+        *(_versus(versus) if versus else "" for versus in differences),
+    ]
 
 
 def _time(timings: dict[str, float]) -> str:
-    said = spent(timings)
-    rows = [[text(kind), str(count), seconds(value)] for kind, value, count in said.kinds]
-    rows.append(["all", str(len(timings)), seconds(said.total)])
-    longest = ", ".join(f"{text(name)} ({seconds(value)})" for name, value in said.longest)
+    times = spent(timings)
+    rows = [[text(kind), str(count), seconds(value)] for kind, value, count in times.kinds]
+    rows.append(["all", str(len(timings)), seconds(times.total)])
+    longest = ", ".join(f"{text(name)} ({seconds(value)})" for name, value in times.longest)
     return _table(["kind", "stages", "time"], rows) + f"\n\nLongest: {longest}."
 
 
-def _cells(row: Row, metric: str) -> list[str]:
+def _cells(row: ResultRow, metric: str) -> list[str]:
     mean = row.metrics[metric]
     value = f"{number(mean.mean)} [{number(mean.low)}, {number(mean.high)}]"
     if (runs := row.seeds.get(metric)) is not None:

@@ -1,17 +1,18 @@
-"""What a report says, as plain data: the same for the terminal, Markdown, HTML and JSON."""
+"""The content of a report as plain data, the same for the terminal, Markdown, HTML and JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from weft.artifacts.atomic import read_json, write_json
-from weft.errors import WeftError
+from weft.errors import DataError
 from weft.evaluation.compare import verdict
 from weft.evaluation.protocol import Protocol
 from weft.settings import StrictModel
+from weft.settings.files import validate_file
 
 REPORT, TIMINGS = "report.json", "timings.json"
 
@@ -24,7 +25,7 @@ Share = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 """A metric's mean, a p, a share of something: between 0 and 1 within rounding."""
 
 
-class Estimate(_Value):
+class ReportedMean(_Value):
     """A mean over users and its 95 % interval."""
 
     mean: Share
@@ -44,10 +45,11 @@ class Versus(_Value):
 
     @property
     def verdict(self) -> str:
+        """`gain`, `loss` or `unclear`."""
         return verdict(self.difference, self.p_holm)
 
 
-class Spread(_Value):
+class SeedSpread(_Value):
     """One metric over seeds; see `evaluation.compare.Spread`."""
 
     seeds: int
@@ -58,20 +60,20 @@ class Spread(_Value):
 
 
 class RowWarning(_Value):
-    """What a reader must know of a row; one that `spoils` it keeps it from being chosen."""
+    """What a reader must know of a row; with `spoils`, the row is never chosen to be served."""
 
     text: str
     spoils: bool = True
 
 
-class Row(_Value):
+class ResultRow(_Value):
     """One recommender on one target domain. The baseline has no `versus`."""
 
     name: str
     about: str = ""
-    metrics: dict[str, Estimate]
+    metrics: dict[str, ReportedMean]
     versus: dict[str, Versus] = {}
-    seeds: dict[str, Spread] = {}
+    seeds: dict[str, SeedSpread] = {}
     warnings: list[RowWarning] = []
 
 
@@ -87,13 +89,14 @@ class Compared(_Value):
 
     @property
     def verdict(self) -> str:
+        """`gain`, `loss` or `unclear`."""
         return verdict(self.difference, self.p_holm)
 
 
 class ServingChoice(_Value):
     """Which row of a target to serve; see `evaluation.selection` for the rule.
 
-    `row` is None where every row has a warning that spoils it. `folder` is the recommender's,
+    `row` is None where every row has a warning that `spoils`. `folder` is the recommender's,
     below `recommenders/<target>`; None where there is none.
     """
 
@@ -105,10 +108,10 @@ class ServingChoice(_Value):
     metric: str
     users: int
     compared: list[Compared] = []
-    left_out: list[str] = []  # for the warnings beside them
+    left_out: list[str] = []  # because of their warnings
 
 
-class TargetFacts(_Value):
+class LeakageFacts(_Value):
     """What training could know of the test targets; see `evaluation.leakage.TargetFacts`."""
 
     targets: int
@@ -119,7 +122,7 @@ class TargetFacts(_Value):
     new_users: Share
 
 
-class Contrast(_Value):
+class RowContrast(_Value):
     """Two rows other than the baseline, paired: `row` minus `against` on the headline metrics.
 
     Holm's correction runs over a domain's contrasts × headline metrics.
@@ -127,28 +130,29 @@ class Contrast(_Value):
 
     row: str
     against: str
-    about: str = ""  # in a few words, what the difference tells
+    about: str = ""  # in a few words, what the difference shows
     versus: dict[str, Versus]
 
 
-class DomainReport(_Value):
-    """All rows measured on one target domain under one protocol; see `build.domain_report`."""
+class TargetReport(_Value):
+    """All rows measured on one target domain under one protocol; see `build.target_report`."""
 
     domain: str
     protocol: Protocol
     baseline: str
     headline: tuple[str, ...]  # the metrics shown first: one family for Holm's correction
-    rows: list[Row]
-    contrasts: list[Contrast] = []
+    rows: list[ResultRow]
+    contrasts: list[RowContrast] = []
     serving: ServingChoice | None = None
-    facts: TargetFacts | None = None
+    facts: LeakageFacts | None = None
     cautions: list[str] = []  # of all rows: few users, fewer examples than asked
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str) -> ResultRow | None:
+        """The row of this name; None where there is none."""
         return next((row for row in self.rows if row.name == name), None)
 
 
-class Table(_Value):
+class ReportTable(_Value):
     """What a study found beside its rows: costs, a matrix, a curve in numbers; cells are text."""
 
     title: str
@@ -172,8 +176,8 @@ Curve = list[tuple[int, float | None, float | None]]
 
 
 class Branch(_Value):
-    """What a learning curve is of: `kind` is for people, and `shown` says that it is drawn at
-    first; others wait in the figure's legend."""
+    """What a learning curve is of: `kind` is its label, and without `shown` it is hidden until a
+    click on the figure's legend."""
 
     domains: list[str]
     kind: str
@@ -181,19 +185,27 @@ class Branch(_Value):
 
 
 class RunReport(_Value):
-    """A run's report. `timings` (stage -> seconds) are kept in a file of their own,
-    so that two runs of one recipe write the same `report.json`."""
+    """A run's report. `timings` (stage -> seconds) are in a file of their own, so that two runs of
+    one recipe write the same `report.json`.
+
+    >>> import tempfile
+    >>> report = RunReport(title="Demo", system="weaverec", domains=[], notes=["Synthetic data."])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report.save(Path(folder))
+    ...     RunReport.load(Path(folder)) == report
+    True
+    """
 
     title: str
     system: str
     summary: str = ""
     featured: str = ""  # the row that the run is about, e.g. "weaverec"
-    domains: list[DomainReport]
+    domains: list[TargetReport]
     learning_curves: dict[str, Curve] = {}
     branches: dict[str, Branch] = {}  # what each learning curve is of, by the same name
     validation_metric: str = "NDCG@10"  # what the third number of a curve's point is
     users: list[UserCase] = []
-    tables: list[Table] = []
+    tables: list[ReportTable] = []
     notes: list[str] = []
     versions: dict[str, str] = {}  # of weft, Python and the libraries that made it
     data: dict[str, str] = {}  # domain -> its hash before the recipe's filters
@@ -217,13 +229,8 @@ class RunReport(_Value):
         file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
         values = read_json(file)
         if not isinstance(values, dict):
-            raise WeftError(f"{file} is no report: it holds no JSON object")
+            raise DataError(f"{file} is no report: it holds no JSON object")
         timings = file.with_name(TIMINGS)
         if timings.is_file():
             values = {**values, "timings": read_json(timings)}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise WeftError(f"{file}: {field}: {first['msg']}") from None
+        return validate_file(file, cls, values, DataError)

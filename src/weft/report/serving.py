@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from weft.evaluation.compare import Runs
 from weft.evaluation.selection import Selection, select_row
@@ -11,37 +12,49 @@ from weft.report.model import Compared, RowWarning, ServingChoice
 
 FEW_USERS = 200
 _SAME_USERS = (
-    "It was chosen on the test users that it is measured on, which flatters its own number."
+    "It was chosen on the same test users that it is measured on, so its own number is a little "
+    "too good."
 )
-_NO_FOLDER = "The run keeps no folder of it to serve from."
+_NO_FOLDER = "The run has no recommender folder of it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowInfo:
+    """What is known of a row beside its results.
+
+    `about` is a few words on what it is (how it was trained, what it controls for). `cost` is its
+    place in the order of cost, None for a row that is not meant to be served. `folder` is the name of its
+    recommender's folder, None where there is none. A row with a warning that `spoils` is never chosen.
+    """
+
+    about: str = ""
+    cost: int | None = None
+    folder: str | None = None
+    warnings: tuple[RowWarning, ...] = ()
 
 
 def choose_serving(
-    target: str,
-    results: Mapping[str, Runs],
-    costs: Mapping[str, int],
-    folders: Mapping[str, str],
-    warnings: Mapping[str, Sequence[RowWarning]],
-    metric: str,
+    target: str, results: Mapping[str, Runs], info: Mapping[str, RowInfo], metric: str
 ) -> ServingChoice:
-    """The cheapest row of those with a cost that no other beats, and why.
+    """The cheapest of the rows with a cost that no other row beats, and why.
 
-    Rows of one cost stay in the table's order. A row with a warning that spoils it takes no part.
+    Rows of one cost stay in the table's order. A row with a warning that `spoils` takes no part.
     """
+    costs = {row: one.cost for row, one in info.items() if one.cost is not None}
     order = sorted((row for row in results if row in costs), key=lambda row: costs[row])
-    spoilt = [row for row in order if any(one.spoils for one in warnings.get(row, []))]
+    spoilt = [row for row in order if any(one.spoils for one in info[row].warnings)]
     left = {row: results[row] for row in order if row not in spoilt}
     if not left:
-        reason = "Every row that could be served has a warning beside it that spoils it."
+        reason = "Every row that could be served has a warning that rules it out."
         return ServingChoice(
             target=target, row=None, folder=None, reason=reason, decided=False, metric=metric,
             users=0, left_out=spoilt,
         )  # fmt: skip
     chosen = select_row(left, metric)
-    folder = folders.get(chosen.row)
+    folder = info[chosen.row].folder
     sentences = [_reason(chosen, list(left))]
     if spoilt:
-        sentences.append(f"Left out for the warnings beside them: {_listed(spoilt)}.")
+        sentences.append(f"Left out because of their warnings: {_listed(spoilt)}.")
     if len(left) > 1:
         sentences.append(_SAME_USERS)
     if folder is None:
@@ -74,8 +87,8 @@ def _reason(chosen: Selection, order: Sequence[str]) -> str:
         return f"{row} is the only row that can be served."
     if not chosen.decided:
         return (
-            f"Can't tell: on {metric}, over {chosen.users:,} users, no row is clearly better than "
-            f"{row}. Take the cheapest, which it is."
+            f"Undecided: on {metric}, over {chosen.users:,} users, no row is clearly better than "
+            f"{row}, which costs least. So serve {row}."
         )
     place = order.index(chosen.row)
     cheaper, dearer = order[:place], order[place + 1 :]
@@ -87,7 +100,7 @@ def _reason(chosen: Selection, order: Sequence[str]) -> str:
         if one not in better:
             other = chosen.beaten[one][0]
             words.append(
-                f"{_named(one)} costs less, but {_named(other)} is clearly better on {metric} than it"
+                f"{_named(one)} costs less, but {_named(other)} is clearly better than it on {metric}"
             )
     if not cheaper:
         words.append(f"{row} costs least, and every other row is beaten on {metric}")

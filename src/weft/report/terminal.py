@@ -16,7 +16,6 @@ from weft.report.format import (
     facts_line,
     footnotes,
     half,
-    made_with,
     metric_label,
     number,
     plain,
@@ -26,9 +25,17 @@ from weft.report.format import (
     serving_head,
     signed,
     spent_line,
+    versions_line,
 )
-from weft.report.model import DomainReport, Estimate, Row, RunReport, UserCase, Versus
-from weft.report.model import Table as Extra
+from weft.report.model import (
+    ReportedMean,
+    ReportTable,
+    ResultRow,
+    RunReport,
+    TargetReport,
+    UserCase,
+    Versus,
+)
 
 WIDE = 104  # columns from which on suggestions stand side by side
 HISTORY, SUGGESTED = 4, 3  # titles shown of a user
@@ -50,7 +57,7 @@ def render_terminal(report: RunReport, console: Console | None = None) -> None:
         console.print(_user(case, number_of, console.width))
     for place, note in enumerate(report.notes):
         console.print(Text(("" if place else "\n") + f"· {plain(note)}", "dim"))
-    if line := made_with(report):
+    if line := versions_line(report):
         console.print(
             Text(f"\nMade with {plain(line)}. {plain(data_line(report))}".rstrip(), "dim")
         )
@@ -72,15 +79,15 @@ def _legend(report: RunReport) -> str:
     baselines = " or ".join(dict.fromkeys(plain(domain.baseline) for domain in report.domains))
     return (
         f"± is half of a 95 % interval. ▲ gain, ▼ loss, ≈ unclear: against {baselines} (or the row"
-        " named), paired over users; Holm-corrected p < .05 over the table"
+        " named), by a paired test over users with p < .05 after Holm's correction over the table"
     )
 
 
-def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
+def _domain(domain: TargetReport, featured: str, width: int) -> RenderableType:
     columns = len(domain.headline)
     wide = width >= 24 + 26 * columns
     names = max(10, width - (26 if wide else 19) * columns - 2)
-    marks, told_below = footnotes(domain)
+    marks, below = footnotes(domain)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for metric in domain.headline:
@@ -105,15 +112,15 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
         Text(f"\n{plain(domain.domain)}", "bold"),
         Text(protocol_line(domain.protocol), "dim"),
         table,
-        *(Text(f"{mark} {plain(text)}", "yellow") for mark, text in told_below),
+        *(Text(f"{mark} {plain(text)}", "yellow") for mark, text in below),
         *(Text(plain(text), "yellow") for text in domain.cautions),
     ]
-    told = [
+    explanations = [
         f"{plain(one.row)} − {plain(one.against)}: {one.about}"
         for one in domain.contrasts
         if one.about
     ]
-    parts += [Text(plain(line), "dim") for line in told]
+    parts += [Text(plain(line), "dim") for line in explanations]
     if sentence := seeds_verdict(domain, featured):
         parts.append(Text(sentence))
     if sentence := facts_line(domain):
@@ -121,7 +128,7 @@ def _domain(domain: DomainReport, featured: str, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _extra(one: Extra) -> RenderableType:
+def _extra(one: ReportTable) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, name in enumerate(one.header):
         table.add_column(Text(plain(name)), justify="right" if place else "left", overflow="fold")
@@ -131,21 +138,21 @@ def _extra(one: Extra) -> RenderableType:
     return Group(*parts, *([Text(plain(one.about), "dim")] if one.about else []))
 
 
-def _cell(row: Row, metric: str, wide: bool) -> Text:
+def _cell(row: ResultRow, metric: str, wide: bool) -> Text:
     """`0.1443 ±.0261 ▲`, with the difference where there is room for it."""
     text = _mean(row.metrics[metric])
     one = row.versus.get(metric)
     if one is not None:
-        said = f"{signed(one.difference)} " if wide else ""
-        text.append(f" {said}{VERDICT_MARK[one.verdict]}", VERDICT_STYLE[one.verdict])
+        difference = f"{signed(one.difference)} " if wide else ""
+        text.append(f" {difference}{VERDICT_MARK[one.verdict]}", VERDICT_STYLE[one.verdict])
     return text
 
 
-def _mean(one: Estimate) -> Text:
+def _mean(one: ReportedMean) -> Text:
     return Text.assemble(number(one.mean), (f" {half(one)}", "dim"))
 
 
-def _seeds_cells(row: Row, metrics: tuple[str, ...]) -> list[Text]:
+def _seeds_cells(row: ResultRow, metrics: tuple[str, ...]) -> list[Text]:
     count = max(one.seeds for one in row.seeds.values())
     cells = [seeds_range(row.seeds[m]) if m in row.seeds else "" for m in metrics]
     return [Text(f"  over {count} seeds", "dim"), *(Text(cell, "dim") for cell in cells)]
@@ -154,9 +161,9 @@ def _seeds_cells(row: Row, metrics: tuple[str, ...]) -> list[Text]:
 def _difference(one: Versus | None) -> Text:
     if one is None:
         return Text()
-    said = f"{signed(one.difference)} "
+    difference = f"{signed(one.difference)} "
     return Text.assemble(
-        (said, VERDICT_STYLE[one.verdict]),
+        (difference, VERDICT_STYLE[one.verdict]),
         (half(one), "dim"),
         (f" {VERDICT_MARK[one.verdict]}", VERDICT_STYLE[one.verdict]),
     )
@@ -185,15 +192,15 @@ def _user(case: UserCase, place: int, width: int) -> RenderableType:
 
 
 def _suggested(name: str, titles: list[str], target: str, width: int) -> RenderableType:
-    found = titles.index(target) + 1 if target in titles else 0
-    said = f"✓ at {found}" if found else f"not among its first {len(titles)}"
-    head = Text.assemble((plain(name), "dim"), "  ", (said, "bold green" if found else "dim"))
+    hit = titles.index(target) + 1 if target in titles else 0
+    outcome = f"✓ at {hit}" if hit else f"not among its first {len(titles)}"
+    head = Text.assemble((plain(name), "dim"), "  ", (outcome, "bold green" if hit else "dim"))
     out = [head]
     for place, title in enumerate(titles, start=1):
-        if place <= SUGGESTED or place == found:
-            mark = "✓" if place == found else " "
+        if place <= SUGGESTED or place == hit:
+            mark = "✓" if place == hit else " "
             text = f"{mark} {place}  {_fit(plain(title), width - 5)}"
-            out.append(Text(text, "bold green" if place == found else ""))
+            out.append(Text(text, "bold green" if place == hit else ""))
     return Group(*out)
 
 

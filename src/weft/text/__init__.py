@@ -2,13 +2,44 @@
 
 `item_texts` picks and cleans the text of a catalogue's items, `tokenize_items` turns each text
 into token ids once, and `assemble` joins those ids into model inputs without ever looking at
-text again: whatever a title says, it stays inside its own item.
+text again: whatever is in a title, it stays inside its own item.
 """
 
-from weft.text.assemble import Ragged, Structure, assemble, joined, pad, ragged, spread
-from weft.text.clean import clean
-from weft.text.items import TextSettings, item_texts
-from weft.text.tokens import ItemTokens, encode_items, encode_titles, tokenize_items
+from typing import TYPE_CHECKING
+
+from weft.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from weft.text.cleaning import clean_text
+    from weft.text.inputs import (
+        Ragged,
+        Structure,
+        assemble,
+        concatenate_rows,
+        pad,
+        ragged,
+        spread_values,
+    )
+    from weft.text.items import TextSettings, item_texts
+    from weft.text.tokens import ItemTokens, encode_items, encode_titles, tokenize_items
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "cleaning": ["clean_text"],
+            "inputs": [
+                "Ragged",
+                "Structure",
+                "assemble",
+                "concatenate_rows",
+                "pad",
+                "ragged",
+                "spread_values",
+            ],
+            "items": ["TextSettings", "item_texts"],
+            "tokens": ["ItemTokens", "encode_items", "encode_titles", "tokenize_items"],
+        },
+    )
 
 __all__ = [
     "ItemTokens",
@@ -16,13 +47,13 @@ __all__ = [
     "Structure",
     "TextSettings",
     "assemble",
-    "clean",
+    "clean_text",
+    "concatenate_rows",
     "encode_items",
     "encode_titles",
     "item_texts",
-    "joined",
     "pad",
     "ragged",
-    "spread",
+    "spread_values",
     "tokenize_items",
 ]

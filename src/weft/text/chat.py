@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError, SettingError
 
 CHATML = (
     "{% for message in messages %}"
@@ -23,7 +23,7 @@ _MARKER = "weftmarker7351"
 
 @dataclass(frozen=True)
 class Frame:
-    """Ids before what the user says, after it (up to the assistant's first word), and the id
+    """Ids before the user's message, ids after it (up to the assistant's first word), and the id
     that ends the assistant's turn."""
 
     before: tuple[int, ...]
@@ -37,12 +37,12 @@ def chat_frame(tokenizer: Any, system: str, template: str | None = None) -> Fram
     `template` is None for the tokenizer's own, "chatml", a path of a .jinja file, or a template.
     A template that takes no system message gets its text at the start of the user's.
 
-    Raises a `WeftError` where there is no template, or it does not say what it is given.
+    Raises a `SettingError` where there is no template, or one that drops the user's message.
     """
     chosen = _template(tokenizer, template)
     asked = _render(tokenizer, chosen, system, None)
     answered = _render(tokenizer, chosen, system, _MARKER)
-    if not answered.startswith(asked):  # a template that opens a thought before an answer, say
+    if not answered.startswith(asked):  # as with a template that opens a thought before the answer
         asked = answered[: answered.rindex(_MARKER)]
     before, after = _around(asked)
     rest = _around(answered[answered.rindex(_MARKER) :])[1]
@@ -51,15 +51,15 @@ def chat_frame(tokenizer: Any, system: str, template: str | None = None) -> Fram
 
 def _template(tokenizer: Any, template: str | None) -> str:
     if template is None:
-        own = getattr(tokenizer, "chat_template", None)
-        if isinstance(own, dict):
-            own = own.get("default")
-        if not own:
-            raise WeftError(
+        stored = getattr(tokenizer, "chat_template", None)
+        if isinstance(stored, dict):
+            stored = stored.get("default")
+        if not stored:
+            raise SettingError(
                 f"the tokenizer {type(tokenizer).__name__} of this backbone has no chat template; "
                 "give one: recommender.prompt.chat_template: chatml, a .jinja file, or a template"
             )
-        return str(own)
+        return str(stored)
     if template == "chatml":
         return CHATML
     return template_file(Path(template)) if template.endswith(".jinja") else template
@@ -69,17 +69,19 @@ def template_file(path: Path) -> str:
     """The text of a .jinja file."""
     try:
         return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise NotFoundError(f"chat_template: {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise WeftError(f"chat_template: {path} can't be read: {error}") from None
+        raise DataError(f"chat_template: {path} can't be read: {error}") from None
 
 
 def _render(tokenizer: Any, template: str, system: str, answer: str | None) -> str:
     """The conversation up to the assistant's answer, or with it. Without a system role if need be."""
     user = {"role": "user", "content": _MARKER}
-    said = [] if answer is None else [{"role": "assistant", "content": answer}]
+    answers = [] if answer is None else [{"role": "assistant", "content": answer}]
     tries = [
-        [{"role": "system", "content": system}, user, *said],
-        [{"role": "user", "content": f"{system}\n\n{_MARKER}"}, *said],
+        [{"role": "system", "content": system}, user, *answers],
+        [{"role": "user", "content": f"{system}\n\n{_MARKER}"}, *answers],
     ]
     problem: Exception | None = None
     for messages in tries:
@@ -94,10 +96,10 @@ def _render(tokenizer: Any, template: str, system: str, answer: str | None) -> s
         except Exception as error:  # jinja's own errors, and whatever a template raises
             problem = error
             continue
-        if str(text).count(_MARKER) == 1 + len(said) and system in text:
+        if str(text).count(_MARKER) == 1 + len(answers) and system in text:
             return str(text)
     reason = f": {problem}".partition("\n")[0] if problem else ""
-    raise WeftError(f"the chat template does not give back what the user says{reason}")
+    raise SettingError(f"the chat template drops or changes the user's message{reason}")
 
 
 def _around(text: str) -> tuple[str, str]:
@@ -117,5 +119,7 @@ def _end(tokenizer: Any, rest: str) -> int:
         if one in special:
             return one
     if tokenizer.eos_token_id is None:
-        raise WeftError("neither the chat template nor the tokenizer says what ends an answer")
+        raise SettingError(
+            "neither the chat template nor the tokenizer has a token that ends an answer"
+        )
     return int(tokenizer.eos_token_id)

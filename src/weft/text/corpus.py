@@ -1,6 +1,6 @@
 """Catalogues as text to read: titles, and lists of titles that share a category or brand.
 
-No interaction is looked at. A document is a list of titles, or the same list told as a dialogue: the
+No interaction is looked at. A document is a list of titles, or the same list as a dialogue: the
 last title is the answer to a prompt whose history is the others (`ListPrompt`), with or without
 a list of candidates. The dialogues teach a model that has read nothing else what a prompt is.
 """
@@ -17,9 +17,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from weft.artifacts.hashing import hash_json
 from weft.data.domain import Catalogue
-from weft.errors import WeftError
+from weft.errors import DataError
 from weft.settings import StrictModel
-from weft.text.assemble import Ragged
+from weft.text.inputs import Ragged
 from weft.text.prompt import ListPrompt
 from weft.text.tokens import ItemTokens
 
@@ -59,6 +59,8 @@ class Shelves:
 
     @classmethod
     def of(cls, catalogues: Sequence[Catalogue], fields: Sequence[str]) -> Shelves:
+        """The shelves of catalogues, grouped by the values of `fields`; a `DataError` where there
+        is no title."""
         seen: set[str] = set()
         titles: list[str] = []
         source: list[int] = []
@@ -77,7 +79,7 @@ class Shelves:
                 titles.append(title)
                 source.append(number)
         if not titles:
-            raise WeftError("the catalogues hold no titles to read")
+            raise DataError("the catalogues hold no titles to read")
         groups = {f: [np.array(rows) for rows in by.values()] for f, by in members.items()}
         return cls(titles, np.array(source), groups)
 
@@ -92,6 +94,7 @@ class Shelves:
 
     @cached_property
     def hash(self) -> str:
+        """A hash of titles and groups."""
         rows = {field: [one.tolist() for one in by] for field, by in self.groups.items()}
         return hash_json([self.titles, self.catalogue.tolist(), rows])
 
@@ -136,16 +139,17 @@ class Corpus:
         random = np.random.Generator(np.random.PCG64([seed, number]))
         lists = self._lists(random)
         kinds = random.random(len(lists))
-        said = self.settings
-        tells = [
-            len(rows) > 1 and kind < said.dialogues for rows, kind in zip(lists, kinds, strict=True)
+        settings = self.settings
+        as_dialogue = [
+            len(rows) > 1 and kind < settings.dialogues
+            for rows, kind in zip(lists, kinds, strict=True)
         ]
-        shows = [
-            tell and kind < said.dialogues * said.listed
-            for tell, kind in zip(tells, kinds, strict=True)
+        with_candidates = [
+            dialogue and kind < settings.dialogues * settings.listed
+            for dialogue, kind in zip(as_dialogue, kinds, strict=True)
         ]
-        for rows, tell, show in zip(lists, tells, shows, strict=True):
-            yield self._dialogue(rows, show, random) if tell else self._plain(rows)
+        for rows, dialogue, listed in zip(lists, as_dialogue, with_candidates, strict=True):
+            yield self._dialogue(rows, listed, random) if dialogue else self._plain(rows)
 
     def _lists(self, random: np.random.Generator) -> list[IntRows]:
         """Each group in random order, cut into lists; titles of no group alone; all shuffled."""
@@ -171,10 +175,10 @@ class Corpus:
         )  # in place of the turn's end
 
     def _dialogue(
-        self, rows: IntRows, show: bool, random: np.random.Generator
+        self, rows: IntRows, listed: bool, random: np.random.Generator
     ) -> NDArray[np.int32]:
         candidates = None
-        if show:
+        if listed:
             same = self._of_catalogue(int(self.shelves.catalogue[rows[0]]))
             few, many = self.settings.candidates
             drawn = random.choice(same, size=int(random.integers(few, many + 1)) - 1)

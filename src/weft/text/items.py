@@ -1,4 +1,4 @@
-"""Which text stands for an item."""
+"""Which text of a catalogue describes an item."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import polars as pl
 from pydantic import ConfigDict, Field, model_validator
 
 from weft.data.domain import Catalogue
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.settings import StrictModel
-from weft.text.clean import clean
+from weft.text.cleaning import clean_text
 
 
 class TextSettings(StrictModel):
@@ -22,7 +22,7 @@ class TextSettings(StrictModel):
     """Columns of the catalogue, joined in this order; empty ones are skipped. A catalogue may lack
     a column whose name ends in `?`: `[title, brand?]`."""
     keys: bool = False
-    """Say each field's name before its value: `title red mug brand Acme`."""
+    """Write each field's name before its value: `title red mug brand Acme`."""
     words: Annotated[int, Field(ge=1)] | None = None
     """Keep at most this many words of the joined text."""
     field_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -33,7 +33,9 @@ class TextSettings(StrictModel):
     @model_validator(mode="after")
     def _one_cut(self) -> TextSettings:
         if self.words is not None and self.field_tokens is not None:
-            raise ValueError("say words, of the joined text, or field_tokens, not both")
+            raise ValueError(
+                "give words (of the joined text) or field_tokens (of each value), not both"
+            )
         return self
 
     @property
@@ -45,8 +47,16 @@ class TextSettings(StrictModel):
 def item_texts(catalogue: Catalogue, settings: TextSettings) -> list[str]:
     """One clean line of text for each item, in catalogue order.
 
-    Raises a `WeftError` that names the field and the columns there are if the catalogue
+    Raises a `SettingError` that names the field and the columns there are if the catalogue
     lacks a field.
+
+    >>> import polars as pl
+    >>> from weft.data.domain import Catalogue
+    >>> frame = pl.DataFrame(
+    ...     {"item_id": ["a", "b"], "title": ["Red mug", "Oak  table"], "brand": ["Acme", None]}
+    ... )
+    >>> item_texts(Catalogue(frame), TextSettings(fields=["title", "brand?"]))
+    ['Red mug Acme', 'Oak table']
     """
     fields = field_texts(catalogue, settings)
     if settings.keys:
@@ -59,22 +69,22 @@ def item_texts(catalogue: Catalogue, settings: TextSettings) -> list[str]:
 def field_texts(catalogue: Catalogue, settings: TextSettings) -> dict[str, list[str]]:
     """Field -> its clean value for each item, "" where there is none; see `item_texts`."""
     frame = catalogue.frame
-    found: dict[str, list[str]] = {}
-    for said in settings.fields:
-        field = said.removesuffix("?")
+    texts: dict[str, list[str]] = {}
+    for entry in settings.fields:
+        field = entry.removesuffix("?")
         if field in frame.columns:
             values = frame[field].cast(pl.String).fill_null("").to_list()
-            found[field] = [clean(value) for value in values]
-        elif field == said:
+            texts[field] = [clean_text(value) for value in values]
+        elif field == entry:
             there = ", ".join(column for column in frame.columns if column != "item_id")
-            raise WeftError(
+            raise SettingError(
                 f"the catalogue has no field '{field}'; it has: {there} "
-                f"(say '{field}?' if it may be absent)"
+                f"(write '{field}?' if it may be absent)"
             )
-    return found
+    return texts
 
 
 def join(parts: tuple[str, ...], words: int | None) -> str:
     """The clean, non-empty parts joined by a space and cut to the first `words` words."""
-    text = clean(" ".join(parts))
+    text = clean_text(" ".join(parts))
     return text if words is None else " ".join(text.split(" ")[:words])

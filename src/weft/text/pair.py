@@ -6,7 +6,7 @@
     Candidate:
     title
 
-A title is tokenised by itself as ordinary text, so whatever it says, it stays in its own line.
+A title is tokenised by itself as ordinary text, so it stays in its own line, whatever is in it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from weft.data.domain import IntArray
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.settings import StrictModel
-from weft.text.assemble import Structure
+from weft.text.inputs import Structure
 from weft.text.tokens import ItemTokens, plain_tokenizer
 
 Ids = NDArray[np.int32]
@@ -37,7 +37,7 @@ class PairSettings(StrictModel):
 
 
 class PairPrompt:
-    """The prompt of one tokenizer. Histories are told oldest first and numbered from 1."""
+    """The prompt of one tokenizer. Histories are listed oldest first and numbered from 1."""
 
     def __init__(self, tokenizer: Any, settings: PairSettings) -> None:
         self.settings = settings
@@ -57,27 +57,27 @@ class PairPrompt:
         """What all prompts of a history begin with, so short that a candidate of `longest` ids still
         fits: the oldest items go first, and the newest is cut only if it alone is too long.
 
-        Items without tokens are skipped. Raises a `WeftError` if no room is left for the history.
+        Items without tokens are skipped. Raises a `SettingError` if no room is left for the history.
         """
-        told = np.asarray(history, dtype=np.int64)
-        told = told[tokens.lengths[told] > 0][-self.settings.history_items :]
+        items = np.asarray(history, dtype=np.int64)
+        items = items[tokens.lengths[items] > 0][-self.settings.history_items :]
         fixed = len(self._start) + len(self._offer) + len(self._end) + longest
         room = self.settings.max_tokens - fixed
         if room < 1:
-            raise WeftError(
+            raise SettingError(
                 f"a prompt needs {fixed} tokens for its candidate, and at most "
                 f"{self.settings.max_tokens} are allowed: raise recommender.prompt.max_tokens, or "
                 "shorten titles with recommender.text"
             )
-        while len(told) > 1 and self._needs(tokens, told) > room:
-            told = told[1:]
+        while len(items) > 1 and self._needs(tokens, items) > room:
+            items = items[1:]
         pieces = [self._start]
-        for number, item in zip(self._numbers, told.tolist(), strict=False):
+        for number, item in zip(self._numbers, items.tolist(), strict=False):
             pieces += [number, tokens.of(item)]
         return np.concatenate([np.concatenate(pieces)[: len(self._start) + room], self._offer])
 
-    def _needs(self, tokens: ItemTokens, told: NDArray[np.int64]) -> int:
-        return int(tokens.lengths[told].sum()) + sum(map(len, self._numbers[: len(told)]))
+    def _needs(self, tokens: ItemTokens, items: NDArray[np.int64]) -> int:
+        return int(tokens.lengths[items].sum()) + sum(map(len, self._numbers[: len(items)]))
 
     def prompts(self, history: Ids, tokens: ItemTokens, items: IntArray) -> list[Ids]:
         """One prompt for each candidate, rows of `tokens`, behind what `history` gave."""

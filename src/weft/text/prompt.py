@@ -1,7 +1,7 @@
 """Prompts for causal language models, joined at the level of ids.
 
 A title is tokenised as ordinary text, with every `|` written `¦`; titles are joined by `||`,
-which no title can then contain. So whatever titles say, a prompt has exactly the special tokens
+which no title can then contain. So a prompt has, whatever is in a title, exactly the special tokens
 and separators of its structure, and an answer is split where its titles end.
 """
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, field_validator
 
 from weft.data.domain import Catalogue, IntArray
-from weft.errors import WeftError
-from weft.settings import StrictModel
-from weft.text.assemble import Ragged, ragged
+from weft.errors import DataError, MismatchError, SettingError
+from weft.settings import StrictModel, field_errors
 from weft.text.chat import chat_frame, template_file
+from weft.text.inputs import Ragged, ragged
 from weft.text.items import TextSettings, item_texts, join
 from weft.text.tokens import ItemTokens, plain_tokenizer, tokenize_items
 
@@ -45,13 +45,11 @@ class PromptSettings(StrictModel):
     @field_validator("chat_template")
     @classmethod
     def _read(cls, value: str | None) -> str | None:
-        """A file's text in place of its path: what counts is what it says, wherever it lies."""
+        """A file's text in place of its path, so that its content counts and not where it lies."""
         if value is None or not value.endswith(".jinja"):
             return value
-        try:
+        with field_errors():
             return template_file(Path(value))
-        except WeftError as error:
-            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +89,14 @@ def parse_answer(text: str) -> list[str]:
 def check_round_trip(
     tokenizer: Any, titles: Catalogue | Sequence[str], settings: TextSettings
 ) -> None:
-    """A `WeftError` that names the first title which its ids don't give back, were it not cut."""
+    """A `MismatchError` that names the first title that the tokenizer does not decode to itself."""
     whole = settings.model_copy(update={"tokens": None})
     tokens = title_tokens(tokenizer, titles, whole)
     for row, text in enumerate(_texts(titles, whole)):
-        found = canonical(tokenizer, tokens.of(row))
-        if found != text:
-            raise WeftError(
-                f"the tokenizer reads the title '{text}' back as '{found}', so an answer can't be "
+        read_back = canonical(tokenizer, tokens.of(row))
+        if read_back != text:
+            raise MismatchError(
+                f"the tokenizer decodes the title '{text}' as '{read_back}', so no answer can be "
                 "matched to it"
             )
 
@@ -120,7 +118,7 @@ _LIKE = "\nWill the customer like this one?\n"
 _YES_NO = "\nAnswer Yes or No."
 
 _SHORT_SYSTEM = "recommend"
-_SHORT = {_CANDIDATES: "\n", _LIKE: "\n"}  # of the rest nothing is said
+_SHORT = {_CANDIDATES: "\n", _LIKE: "\n"}  # all other pieces are empty
 
 
 class _Words:
@@ -133,12 +131,14 @@ class _Words:
         self.frame = chat_frame(tokenizer, system, settings.chat_template)
         self.separator = self.ids(SEPARATOR)
         if not len(self.separator):
-            raise WeftError(f"the tokenizer {type(tokenizer).__name__} gives no token for '||'")
+            raise MismatchError(f"the tokenizer {type(tokenizer).__name__} gives no token for '||'")
 
-    def said(self, piece: str) -> Ids:
-        return self.ids(_SHORT.get(piece, "") if self._short else piece)
+    def piece(self, text: str) -> Ids:
+        """A fixed piece of a prompt, or its short form."""
+        return self.ids(_SHORT.get(text, "") if self._short else text)
 
     def ids(self, text: str) -> Ids:
+        """The ids of a text without special tokens."""
         encoded = self._plain.encode(text, add_special_tokens=False).ids if text else []
         return np.array(encoded, dtype=np.int32)
 
@@ -155,12 +155,12 @@ class ListPrompt:
         self._words = words = _Words(tokenizer, settings)
         self.separator: tuple[int, ...] = tuple(words.separator.tolist())
         self.end = words.frame.end
-        self._before = np.concatenate([_array(words.frame.before), words.said(_HISTORY)])
-        self._offer = words.said(_CANDIDATES)
+        self._before = np.concatenate([_array(words.frame.before), words.piece(_HISTORY)])
+        self._offer = words.piece(_CANDIDATES)
         after = _array(words.frame.after)
         listed, free = (_FIVE, _FIVE_MORE) if titles > 1 else (_ONE, _NEXT)
-        self._of_them = np.concatenate([words.said(listed), after])
-        self._next = np.concatenate([words.said(free), after])
+        self._of_them = np.concatenate([words.piece(listed), after])
+        self._next = np.concatenate([words.piece(free), after])
 
     def prompts(
         self,
@@ -173,7 +173,7 @@ class ListPrompt:
 
         `histories` are rows of `tokens`, oldest first; `candidates` [n, c] rows in the order to be
         shown. A history loses its oldest items, and the newest is cut short only if it alone is
-        too long; frame and candidates are never cut: a `WeftError` says what they need.
+        too long; frame and candidates are never cut: a `SettingError` says what they need.
         """
         return _fill(
             self._before,
@@ -191,7 +191,7 @@ class ListPrompt:
         listed = candidates[row]
         empty = tokens.lengths[listed] == 0
         if empty.any():
-            raise WeftError(f"candidate {int(listed[empty][0])} of prompt {row + 1} has no title")
+            raise DataError(f"candidate {int(listed[empty][0])} of prompt {row + 1} has no title")
         return np.concatenate(
             [self._offer, _joined(tokens, listed, self._words.separator), self._of_them]
         )
@@ -215,14 +215,14 @@ class YesNoPrompt:
     def __init__(self, tokenizer: Any, settings: PromptSettings) -> None:
         self.settings = settings
         self._words = words = _Words(tokenizer, settings)
-        self._before = np.concatenate([_array(words.frame.before), words.said(_HISTORY)])
-        self._like = words.said(_LIKE)
-        self._ask = np.concatenate([words.said(_YES_NO), _array(words.frame.after)])
+        self._before = np.concatenate([_array(words.frame.before), words.piece(_HISTORY)])
+        self._like = words.piece(_LIKE)
+        self._ask = np.concatenate([words.piece(_YES_NO), _array(words.frame.after)])
         end = np.array([words.frame.end], dtype=np.int32)
         yes, no = words.ids("Yes"), words.ids("No")
         self.yes, self.no = int(yes[0]), int(no[0])
         if self.yes == self.no:
-            raise WeftError("the tokenizer begins Yes and No with the same token")
+            raise MismatchError("the tokenizer begins Yes and No with the same token")
         self.answers = (np.append(yes, end), np.append(no, end))
 
     def prefixes(
@@ -264,7 +264,7 @@ def _fill(
         fixed = len(before) + len(tail)
         room = settings.max_tokens - fixed
         if room < 0:
-            raise WeftError(
+            raise SettingError(
                 f"prompt {number + 1} needs {fixed} tokens for its candidates and question, and at "
                 f"most {settings.max_tokens} are allowed; candidates are never cut: raise "
                 "recommender.prompt.max_tokens, or shorten titles with recommender.text"
@@ -272,18 +272,18 @@ def _fill(
         if most is not None:
             room = min(room, int(most[number]) - fixed)
         if room < 0:
-            raise WeftError(
+            raise SettingError(
                 f"prompt {number + 1} needs {fixed} tokens for its candidates and question, and the "
                 f"backbone's window leaves {most[number]} beside the answer: shorten titles with "  # type: ignore[index]
                 "recommender.text, or take a backbone with a longer window"
             )
-        told = np.asarray(history, dtype=np.int64)
-        told = told[lengths[told] > 0]
-        recent = told[-settings.history_items :] if settings.history_items else told
+        items = np.asarray(history, dtype=np.int64)
+        items = items[lengths[items] > 0]
+        recent = items[-settings.history_items :] if settings.history_items else items
         needs = np.cumsum(lengths[recent[::-1]] + gap) - gap
         fits = int(np.searchsorted(needs, room, side="right"))
-        kept = recent[len(recent) - fits :]
-        body = _joined(tokens, kept, separator)
+        shown = recent[len(recent) - fits :]
+        body = _joined(tokens, shown, separator)
         if not fits and len(recent) and room:
             body = tokens.of(int(recent[-1]))[:room]
         cut[number] = len(recent) - fits

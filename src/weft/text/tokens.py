@@ -1,4 +1,4 @@
-"""Each item's text, tokenised once, as ordinary text whatever it says."""
+"""Each item's text, tokenised once, and never read as special tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import Catalogue
-from weft.errors import WeftError
-from weft.text.clean import clean
+from weft.errors import MismatchError
+from weft.text.cleaning import clean_text
 from weft.text.items import TextSettings, field_texts, item_texts, join
 
 if TYPE_CHECKING:
@@ -70,10 +70,23 @@ def tokenize_items(
     vocabulary itself hold a special token's text as a word, its id becomes the unknown token's
     where that has no other role, and is dropped otherwise. An empty text has no tokens.
 
-    Raises a `WeftError` for a tokenizer without a `tokenizers` backend.
+    Raises a `MismatchError` for a tokenizer without a `tokenizers` backend.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import PreTrainedTokenizerFast
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "red": 1, "mug": 2, "oak": 3}, unk_token="?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    >>> tokens = tokenize_items(tokenizer, ["red mug", "", "oak oak mug"], max_tokens=2)
+    >>> tokens.ids
+    array([1, 2, 3, 3], dtype=int32)
+    >>> tokens.offsets
+    array([0, 2, 2, 4])
     """
     plain = plain_tokenizer(tokenizer)
-    encodings = plain.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
+    encodings = plain.encode_batch_fast(
+        [clean_text(text) for text in texts], add_special_tokens=False
+    )
     rows = [encoding.ids for encoding in encodings]
     lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
     ids = np.fromiter((id for row in rows for id in row), dtype=np.int32, count=lengths.sum())
@@ -109,7 +122,7 @@ def encode_titles(
 ) -> ItemTokens:
     """Tokenise raw titles, of no catalogue, just as a catalogue with only titles would be."""
     if settings.by_field:
-        fields = {"title": [clean(title) for title in titles]}
+        fields = {"title": [clean_text(title) for title in titles]}
         return _encode_fields(tokenizer, fields, len(titles), settings)
     texts = [join((title,), settings.words) for title in titles]
     return tokenize_items(tokenizer, texts, settings.tokens)
@@ -125,10 +138,10 @@ def _encode_fields(
     ids: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
     keys: list[list[NDArray[np.bool_]]] = [[] for _ in range(count)]
     for field, values in fields.items():
-        told = tokenize_items(tokenizer, values, settings.field_tokens)
+        encoded = tokenize_items(tokenizer, values, settings.field_tokens)
         name = tokenize_items(tokenizer, [field] if settings.keys else [""]).of(0)
         for row in range(count):
-            value = told.of(row)
+            value = encoded.of(row)
             if len(value):
                 ids[row] += [name, value]
                 keys[row].append(np.arange(len(name) + len(value)) < len(name))
@@ -170,7 +183,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise WeftError(
+        raise MismatchError(
             f"the tokenizer {type(tokenizer).__name__} has no fast version; weft needs one"
         )
     content = json.loads(backend.to_str())

@@ -19,7 +19,7 @@ _INVISIBLE = re.compile(
 )
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """One line of well-formed, NFC text with single spaces and nothing invisible in it.
 
     - surrogate pairs are joined into their character, unpaired surrogates removed;
@@ -29,7 +29,10 @@ def clean(text: str) -> str:
       rewrite what a title says (½ → 1⁄2, ™ → TM, x² → x2): a tokenizer that wants that does it;
     - every run of Unicode white space is one space, with none at either end.
 
-    `clean(clean(text)) == clean(text)` for every string.
+    `clean_text(clean_text(text)) == clean_text(text)` for every string.
+
+    >>> clean_text("  Oak\\ttable,\\n3\\u00d72\\u200b m ")
+    'Oak table, 3×2 m'
     """
     if not (text.isascii() and text.isprintable()):
         if _SURROGATE.search(text):
