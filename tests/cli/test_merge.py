@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -254,11 +255,17 @@ def test_a_merged_recommender_stays_one(weft: Say) -> None:
     from tiny import make_shop
 
     from weft.data.catalogue import load_catalogue
-    from weft.recommenders.folder import save_recommender
+    from weft.recommenders.item_counts import ItemCounts, load_item_counts
+    from weft.recommenders.saved import save_recommender
 
-    save_recommender(load_adapter(Path("p0")), make_shop().items, Path("shop"))
+    items = make_shop().items
+    taken = np.arange(len(items))
+    counts = ItemCounts(items, taken, taken // 2)
+    save_recommender(load_adapter(Path("p0")), items, Path("shop"), counts=counts)
     weft("merge shop p1 -o out")
-    assert load_catalogue(Path("out")).item_ids == make_shop().items.item_ids
+    assert load_catalogue(Path("out")).item_ids == items.item_ids
+    counted = load_item_counts(Path("out"), items)
+    assert counted is not None and counted.interactions.tolist() == taken.tolist()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +325,7 @@ def test_methods_are_listed_and_told_in_full(weft: Say) -> None:
     for name in METHODS:
         assert f"\n{name} " in f"\n{listed}"
     told = weft("methods ties")
-    for words in ("arXiv 2306.01708", "--density (number; 0.2 unless given)", "sign Σ τ'_k"):
+    for words in ("arXiv 2306.01708", "--density (number, default 0.2)", "sign Σ τ'_k"):
         assert words in told
     said = json.loads(weft("methods --json"))
     assert [one["name"] for one in said] == list(METHODS)

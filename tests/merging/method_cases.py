@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weft.merging.engine import stream as engine
 from weft.merging.engine.source import Memory
 from weft.merging.engine.stream import Merge, merge_in_memory
-from weft.merging.engine.stream import stream as engine
 from weft.merging.methods import make_method
 
 Array = NDArray[np.float64]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_made import adapter
+from random_adapters import adapter
 from safetensors.torch import load_file
 
 from weft.adapters import Adapter, Factors, PeftHeader, load_adapter, save_adapter

@@ -20,9 +20,10 @@ from weft.errors import WeftError
 from weft.merging.algebra import Expression, mean, weights
 from weft.merging.engine.source import Memory
 from weft.merging.engine.stream import Merge, merge_in_memory
-from weft.merging.merge import merge, plan_recipe, run_merge
+from weft.merging.merge import merge
 from weft.merging.methods import make_method
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 SHAPES = {
     "embed.weight": (7, 5),
@@ -286,7 +287,7 @@ def test_the_manifest_of_a_saved_formula_replays_it(tmp_path: Path) -> None:
     (0.25 * a + 0.75 * b).save(tmp_path / "out")
     recipe = load_merge_recipe(tmp_path / "out" / "weft.json")
     assert [part.weight for part in recipe.parts] == [0.25, 0.75]
-    run_merge(plan_recipe(recipe), tmp_path / "again")
+    plan_recipe(recipe).run(tmp_path / "again")
     one, two = ((tmp_path / at / "model.safetensors").read_bytes() for at in ("out", "again"))
     assert one == two
 

@@ -16,9 +16,10 @@ from weft.artifacts.hashing import short_hashes
 from weft.backbones.load import find_backbone, fingerprint_of
 from weft.backbones.names import plain_name
 from weft.errors import WeftError, WeftNotice
-from weft.merging.comparing.inspect import contrast
-from weft.merging.merge import merge, plan_recipe, run_merge
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.comparing.folders import contrast
+from weft.merging.merge import merge
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 
 def peft(folder: Path, name: str, seed: int = 1) -> Path:
@@ -180,7 +181,7 @@ def test_one_option_states_that_names_are_one_model(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "org/Model-7B"
     manifest = json.loads((tmp_path / "out" / "weft.json").read_text())
     assert manifest["merge"]["recipe"]["backbone"] == "org/Model-7B"
-    run_merge(plan_recipe(load_merge_recipe(tmp_path / "out" / "weft.json")), tmp_path / "again")
+    plan_recipe(load_merge_recipe(tmp_path / "out" / "weft.json")).run(tmp_path / "again")
     one, again = (load_adapter(tmp_path / name).weights_hash for name in ("out", "again"))
     assert one == again
     contrast(parts, backbone="org/Model-7B")

@@ -16,9 +16,10 @@ from vocabulary_cases import model, write_model
 
 from weft.adapters import Adapter, Factors
 from weft.errors import WeftError, WeftNotice
-from weft.merging.merge import merge, plan_merge, plan_recipe, run_merge
+from weft.merging.merge import merge, plan_merge
 from weft.merging.methods import make_method
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 NAN = float("nan")
 
@@ -134,7 +135,7 @@ def test_one_prefix_more_or_less_is_matched(prefix: str, first: str, tmp_path: P
         want = origin + 0.5 * (parts_of[0] - origin) + 0.25 * (parts_of[1] - origin)
         torch.testing.assert_close(got[own + name], want)
     again = tmp_path / "again"
-    run_merge(plan_recipe(load_merge_recipe(tmp_path / "out" / "weft.json")), again)
+    plan_recipe(load_merge_recipe(tmp_path / "out" / "weft.json")).run(again)
     assert_same_bits(weights_of(again), got)
 
 
@@ -207,7 +208,7 @@ def test_a_part_of_weight_0_is_neither_read_nor_checked(tmp_path: Path) -> None:
         [], ["model.safetensors"], ["model.safetensors"]
     ]  # fmt: skip
     again = tmp_path / "again"
-    run_merge(plan_recipe(load_merge_recipe(out / "weft.json")), again)
+    plan_recipe(load_merge_recipe(out / "weft.json")).run(again)
     assert_same_bits(weights_of(again), weights_of(out))
 
 

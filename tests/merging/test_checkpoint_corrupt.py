@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from folder_merges import merge_into
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from weft.artifacts.tensors import DTYPES
 from weft.errors import WeftError
-from weft.merging.checkpoint import open_checkpoint
+from weft.merging.checkpoints.checkpoint import open_checkpoint
 from weft.merging.engine.source import Memory
-from weft.merging.folder import merge_checkpoints
 from weft.merging.methods import make_method
 
 CASES = 2000
@@ -228,7 +228,7 @@ def outcome(folder: Path, out: Path, other: Memory) -> str:
     """Merge a folder with tensors in memory; "merged", or the error."""
     try:
         with open_checkpoint(folder) as part:
-            merge_checkpoints([part, other], out, make_method("linear"), lambda name: WEIGHTS)
+            merge_into([part, other], out, make_method("linear"), lambda name: WEIGHTS)
     except WeftError as error:
         return str(error)
     return "merged"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from folder_merges import merge_into
 from safetensors.torch import save_file
 
-from weft.merging.checkpoint import open_checkpoint
-from weft.merging.folder import merge_checkpoints
+from weft.merging.checkpoints.checkpoint import open_checkpoint
 from weft.merging.methods import make_method
 
 LIMIT = 60  # seconds until a test gives up
@@ -31,7 +31,7 @@ def do_merge(root: Path, weights: Callable[[str], Sequence[float]] | None = None
     base = open_checkpoint(root / "base" / "model.safetensors", "base")
     given = (lambda name: (0.5, 0.5)) if weights is None else weights
     method = make_method(METHOD)
-    merge_checkpoints(parts, root / "out", method, given, base=base, shard_bytes=SHARD, threads=1)
+    merge_into(parts, root / "out", method, given, base=base, shard_bytes=SHARD, threads=1)
     for one in (*parts, base):
         one.close()
 
@@ -66,7 +66,7 @@ def merge_and_stop(root: Path, name: str, stopped: Event) -> None:
 def context() -> ForkServerContext:
     """Processes that need not import torch again."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["weft.merging.folder", "weft.merging.methods"])
+    found.set_forkserver_preload(["weft.merging.checkpoints.folder_merge", "weft.merging.methods"])
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from folder_merges import merge_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -18,10 +19,10 @@ from tiny import b3sum
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.checkpoint import open_checkpoint
+from weft.merging.checkpoints.checkpoint import open_checkpoint
 from weft.merging.engine.source import Memory
 from weft.merging.engine.stream import BLOCK, Merge, merge_in_memory
-from weft.merging.folder import Progress, merge_checkpoints
+from weft.merging.limits import MergeProgress
 from weft.merging.methods import make_method
 
 Tensors = dict[str, Tensor]
@@ -64,7 +65,7 @@ def merge(
     parts = [open_checkpoint(folder) for folder in folders]
     given = [1 / len(parts)] * len(parts) if weights is None else weights
     whole = None if base is None else open_checkpoint(base, "base")
-    merge_checkpoints(parts, out, make_method(method), lambda name: given, base=whole, **options)
+    merge_into(parts, out, make_method(method), lambda name: given, base=whole, **options)
     for one in [*parts, *([] if whole is None else [whole])]:
         one.close()
     return {n: t for file in sorted(out.glob("*.safetensors")) for n, t in load_file(file).items()}
@@ -240,7 +241,7 @@ def test_progress_counts_every_pass_and_ends_at_its_total(
     models: list[Path], tmp_path: Path
 ) -> None:
     *parts, base = models
-    told: list[Progress] = []
+    told: list[MergeProgress] = []
     merge(parts, tmp_path / "out", "ties", base=base, progress=told.append)
     size = sum(t.numel() * t.element_size() for t in make_tensors(0).values())
     assert told[-1].done_bytes == told[-1].total_bytes > 2 * 4 * (size - 50)
@@ -250,7 +251,7 @@ def test_progress_counts_every_pass_and_ends_at_its_total(
 
 def test_parts_in_memory_are_merged_into_files_too(tmp_path: Path) -> None:
     parts = [Memory(f"m{i}", {"w": torch.full((3,), float(i))}) for i in (1, 2)]
-    merge_checkpoints(parts, tmp_path / "out", make_method("linear"), lambda name: [0.5, 0.5])
+    merge_into(parts, tmp_path / "out", make_method("linear"), lambda name: [0.5, 0.5])
     assert load_file(tmp_path / "out" / "model.safetensors")["w"].tolist() == [1.5] * 3
     parents = json.loads((tmp_path / "out" / "weft.json").read_text())["parents"]
     assert [list(one["files"]) for one in parents] == [["content"], ["content"]]

@@ -15,7 +15,7 @@ from tiny import b3sum
 
 from weft.artifacts.pickles import pickle_advice
 from weft.errors import WeftError
-from weft.merging.checkpoint import open_checkpoint
+from weft.merging.checkpoints.checkpoint import open_checkpoint
 
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),

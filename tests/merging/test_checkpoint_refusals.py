@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from folder_merges import merge_into
 from safetensors.torch import save_file
 from torch import Tensor
 
 from weft.artifacts.staging import staged
 from weft.errors import WeftError
-from weft.merging.checkpoint import open_checkpoint
-from weft.merging.folder import merge_checkpoints
+from weft.merging.checkpoints.checkpoint import open_checkpoint
 from weft.merging.methods import make_method
 
 NAN, INF = float("nan"), float("inf")
@@ -51,7 +51,7 @@ def refused(
     base = open_checkpoint(tmp_path / "base") if (tmp_path / "base").exists() else None
     try:
         with pytest.raises(WeftError) as error:
-            merge_checkpoints(
+            merge_into(
                 parts,
                 tmp_path / "out",
                 make_method(method),
@@ -146,7 +146,7 @@ def test_memory_that_can_not_do_names_the_least_that_does(tmp_path: Path) -> Non
     for memory in (least, 2 * least):
         out = tmp_path / str(memory)
         method = make_method("linear")
-        merge_checkpoints(parts, out, method, lambda name: (0.5, 0.5), memory=memory)
+        merge_into(parts, out, method, lambda name: (0.5, 0.5), memory=memory)
 
 
 def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_empty_output_folder_is_filled(tmp_path: Path) -> None:
     write(tmp_path / "a", tensors())
     (tmp_path / "out").mkdir()
     with open_checkpoint(tmp_path / "a") as part:
-        merge_checkpoints([part], tmp_path / "out", make_method("linear"), lambda name: [1.0])
+        merge_into([part], tmp_path / "out", make_method("linear"), lambda name: [1.0])
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
@@ -174,7 +174,7 @@ def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
     with staged(tmp_path / "out", "0" * 16) as folder:
         (folder / "x").write_text("1")
         with (
-            pytest.raises(WeftError, match=r"another process is making .*out; wait for it"),
+            pytest.raises(WeftError, match=r"another process is writing .*out; wait until"),
             staged(tmp_path / "out", "0" * 16),
         ):
             pytest.fail("entered")

@@ -75,7 +75,7 @@ def assert_row(row: Any, vectors: np.ndarray) -> None:
     np.testing.assert_allclose(np.array(row.conflicts, float), conflicts, atol=1e-15)
     assert row.conflict == pytest.approx(conflict, abs=1e-15)
     mean = np.linalg.norm(vectors.mean(0)) / norms.mean()
-    assert row.kept == pytest.approx(mean, rel=1e-9)
+    assert row.norm_of_mean == pytest.approx(mean, rel=1e-9)
 
 
 def dense(parts: list[Memory], base: Memory, names: list[str]) -> np.ndarray:
@@ -298,7 +298,7 @@ def test_what_cannot_be_compared_is_named() -> None:
     ],
 )
 def test_places_are_read_off_names(name: str, where: tuple[str, int | None, str]) -> None:
-    assert contrast_measure.place(name) == contrast_measure.Place(*where)
+    assert contrast_measure.place(name) == contrast_measure.ModelPlace(*where)
 
 
 def test_two_stacks_keep_their_names() -> None:

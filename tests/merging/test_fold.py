@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft_made import VOCABULARY, load_model, outputs, save_model, save_trained, unloaded
+from peft_adapters import VOCABULARY, load_model, outputs, save_model, save_trained, unloaded
 from safetensors.torch import load_file, save_file
 from tiny import save_tokenizer
 

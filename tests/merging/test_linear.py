@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_made import MODULES, adapter, summed
+from random_adapters import MODULES, adapter, summed
 
 from weft.adapters import Adapter, Factors
 from weft.errors import WeftError

@@ -11,16 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_made import MODULES, adapter, best, delta, summed
+from random_adapters import MODULES, adapter, best, delta, summed
 from torch import Tensor, nn
 
-from weft.adapters import Adapter, Factors, fold, load_adapter, save_adapter
+from weft.adapters import Adapter, Factors, fold_into, load_adapter, save_adapter
 from weft.backbones import load_backbone
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.engine.source import Memory
 from weft.merging.engine.stream import Merge, merge_in_memory
-from weft.merging.lora.lowrank import Stack, truncate, truncate_delta
+from weft.merging.lora.lowrank import StackedFactors, truncate, truncate_delta
 from weft.merging.methods import Linear
 
 SHAPES = {"tall": (40, 12), "wide": (9, 50), "square": (24, 24)}
@@ -86,7 +86,7 @@ def test_a_wide_spectrum_keeps_its_small_end(shape: tuple[int, int]) -> None:
     sizes = sizes[:count]
     matrix = left[:, :count] * sizes @ right[:, :count].T
     turn = torch.randn(count, count, generator=random, dtype=torch.float64)
-    stack = Stack(
+    stack = StackedFactors(
         (turn @ right[:, :count].T).float(),
         (torch.linalg.solve(turn.T, (left[:, :count] * sizes).T).T).float(),
     )
@@ -251,7 +251,7 @@ def test_a_merge_loads_in_plain_peft(
     save_adapter(merged, tmp_path / "merged")
     ours = load_backbone(str(tiny_encoder), precision="float32").model
     before = hidden(ours)
-    fold(ours, load_adapter(tmp_path / "merged", lazy=True))
+    fold_into(ours, load_adapter(tmp_path / "merged", lazy=True))
     base = load_backbone(str(tiny_encoder), precision="float32").model
     theirs = PeftModel.from_pretrained(base, tmp_path / "merged").eval()
     torch.testing.assert_close(hidden(theirs), hidden(ours), rtol=1e-4, atol=1e-5)
@@ -263,7 +263,7 @@ def test_merging_adapters_then_folding_is_folding_then_merging(tiny_bert: Path) 
 
     def weights_of(one: Adapter) -> dict[str, Tensor]:
         model = load_backbone(str(tiny_bert), precision="float32").model
-        fold(model, one)
+        fold_into(model, one)
         return {n: t for n, t in model.state_dict().items() if "pooler" not in n}  # not its own
 
     folded = [Memory(f"part {k}", weights_of(part)) for k, part in enumerate(parts)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_made import adapter, best, delta
+from random_adapters import adapter, best, delta
 from torch import Tensor
 
 from weft.adapters import Adapter, Factors
@@ -19,9 +19,10 @@ from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.engine.source import Memory
 from weft.merging.engine.stream import Merge, merge_in_memory
-from weft.merging.lora import DeltaSource, FactorSource, dense
-from weft.merging.lora.lego import k_means, lego
+from weft.merging.lora import dense
+from weft.merging.lora.sources import DeltaSource, FactorSource
 from weft.merging.methods import METHODS, make_method
+from weft.merging.methods.lego import k_means, lego
 
 SHAPES = {"tall": (40, 12), "wide": (9, 50)}
 DENSE = [

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_made import adapter, delta
+from random_adapters import adapter, delta
 from safetensors.torch import load_file, save_file
 
 from weft.adapters import save_adapter
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.comparing.comparison import contrast_adapters
-from weft.merging.lora.names import bare
+from weft.merging.lora.module_names import bare
 from weft.merging.merge import merge
+from weft.merging.plan import plan_recipe
 
 PLAIN = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.mlp")
 WRAPPERS = {
@@ -112,10 +113,9 @@ def test_parts_with_little_in_common_are_refused_unless_a_union_is_wanted(tmp_pa
 
 
 def merge_again(made: Path, out: Path) -> None:
-    from weft.merging.merge import plan_recipe, run_merge
-    from weft.merging.recipe import load_merge_recipe
+    from weft.merging.recipe_file import load_merge_recipe
 
-    run_merge(plan_recipe(load_merge_recipe(made / "weft.json")), out)
+    plan_recipe(load_merge_recipe(made / "weft.json")).run(out)
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (made, out))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from lora_made import MODULES, adapter, delta, summed
+from random_adapters import MODULES, adapter, delta, summed
 from torch import Tensor
 
-from weft.adapters import Adapter, fold, load_adapter, save_adapter
+from weft.adapters import Adapter, fold_into, load_adapter, save_adapter
 from weft.backbones import load_backbone
 from weft.errors import WeftError
 from weft.merging import merge_adapters
@@ -81,7 +81,7 @@ def test_a_merge_with_saved_modules_folds_and_loads_in_peft(
     save_adapter(merge_adapters(parts), tmp_path / "merged")
     ours = load_backbone(str(tiny_bert), precision="float32").model
     theirs = load_backbone(str(tiny_bert), precision="float32").model
-    fold(ours, load_adapter(tmp_path / "merged"))
+    fold_into(ours, load_adapter(tmp_path / "merged"))
     assert torch.equal(ours.get_parameter(f"{name}.weight"), torch.full((32,), 1.5))
     wrapped = PeftModel.from_pretrained(theirs, tmp_path / "merged").eval()
     ids = torch.tensor([[2, 6, 14, 3]])

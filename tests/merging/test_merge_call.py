@@ -13,8 +13,9 @@ from torch import Tensor
 
 from weft.adapters import Adapter, Factors, load_adapter, save_adapter
 from weft.errors import WeftError
-from weft.merging.merge import merge, plan_merge, plan_recipe, run_merge
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.merge import merge, plan_merge
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 NAMES = [
     "model.embed_tokens.weight",
@@ -85,7 +86,7 @@ def test_checkpoints_are_written_and_the_recipe_gives_the_same_bytes(tmp_path: P
     assert nothing is None
     replayed = load_merge_recipe(tmp_path / "out" / "x" / "weft.json")
     assert replayed.weights is not None and replayed.weights[:2] == [0.5, (0.0, 1.0)]
-    run_merge(plan_recipe(replayed), tmp_path / "again")
+    plan_recipe(replayed).run(tmp_path / "again")
     files = [tmp_path / "out" / "x" / "model.safetensors", tmp_path / "again" / "model.safetensors"]
     assert files[0].read_bytes() == files[1].read_bytes()
     # The same from memory: masks hang on names and labels, not on files.
@@ -126,7 +127,7 @@ def test_adapters_in_memory_and_from_folders(tmp_path: Path) -> None:
     assert {factors.rank for factors in loaded.factors.values()} == {2}
     recipe = load_merge_recipe(tmp_path / "out" / "weft.json")
     assert recipe.rank == 2 and recipe.space == "delta"
-    again = run_merge(plan_recipe(recipe))
+    again = plan_recipe(recipe).run()
     assert isinstance(again, Adapter) and again.weights_hash == loaded.weights_hash
 
 
@@ -154,7 +155,7 @@ def test_labels_are_folder_names_as_long_as_it_takes(tmp_path: Path) -> None:
         ({"method": "lego"}, "method 'lego' is for adapters"),
         ({"rank": 3}, "rank is for adapters"),
         ({"space": "factors"}, "space is for adapters"),
-        ({"dtype": "int7"}, "dtype 'int7' is not known"),
+        ({"dtype": "int7"}, "dtype: 'int7' is no dtype of weights"),
         ({"labels": ["x", "x"]}, "two parts are named 'x'"),
         ({"labels": ["x"]}, "2 parts need 2 names, not 1"),
         ({"parts": [adapter(1), adapter(2)], "base": tensors(1)}, "adapters are differences"),
@@ -199,7 +200,7 @@ def test_parts_have_options_of_their_own_in_python_and_in_recipes(tmp_path: Path
     }
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     for source, out in ((tmp_path / "r.yaml", "out"), (tmp_path / "out" / "weft.json", "again")):
-        run_merge(plan_recipe(load_merge_recipe(source)), tmp_path / out)
+        plan_recipe(load_merge_recipe(source)).run(tmp_path / out)
         written = load_file(tmp_path / out / "model.safetensors")
         assert all(torch.equal(written[name], found[name]) for name in found)
     for options, words in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mergekit_made import CONSENSUS, SUM, read, two
+from mergekit_files import CONSENSUS, SUM, read, two
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mergekit_made import CONSENSUS, LAYERS, NAMES, read, table, two
+from mergekit_files import CONSENSUS, LAYERS, NAMES, read, table, two
 
 from weft.errors import WeftError
-from weft.merging.recipe import MergeRecipe, load_merge_recipe
+from weft.merging.recipe import MergeRecipe
+from weft.merging.recipe_file import load_merge_recipe
 from weft.merging.weights import resolve_weights
 
 
@@ -195,10 +196,10 @@ def test_a_base_model_among_the_models_of_linear_gives_the_rows_of_missing_token
         ),
         (two("slerp", "t: 0.5"), "slerp goes from base_model to one other model"),
         (two("ties", more="tokenizer: {tokens: [x]}"), "tokenizer.tokens is no mapping"),
-        (two("ties", more="tokenizer: {tokens: {x: {forced: true}}}"), "forced: Extra inputs"),
+        (two("ties", more="tokenizer: {tokens: {x: {forced: true}}}"), "forced: not known"),
         (two("ties", more="tokenizer: {source: {lora: a}}"), "weft knows only a path, not lora"),
-        (two("ties", more="modles: []"), "modles: Extra inputs are not permitted"),
-        (two("ties", more="dtype: float8"), "dtype: Input should be 'float32'"),
+        (two("ties", more="modles: []"), "modles: not known"),
+        (two("ties", more="dtype: float8"), "dtype: 'float8' is no dtype of weights"),
         ("{merge_method: ties, models: [{model: a}]}", "needs a base_model"),
         ("{merge_method: ties, base_model: a, models: [{model: a}]}", "no model to merge beside"),
         ("{merge_method: linear}", "say models or slices"),
@@ -306,5 +307,5 @@ def test_a_file_is_recognised_by_its_merge_method(
     monkeypatch.chdir(tmp_path / "run")  # mergekit looks where it is run
     assert load_merge_recipe(path).parts[0].path == "a"
     path.write_text("{merge_method: passthrough, models: [{modle: a}]}")
-    with pytest.raises(WeftError, match=r"m\.yaml: models\.0\.model: Field required"):
+    with pytest.raises(WeftError, match=r"m\.yaml: models\.0\.model: missing"):
         load_merge_recipe(path)

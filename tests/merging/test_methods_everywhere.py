@@ -131,7 +131,7 @@ def test_a_nested_method_is_given_by_name_mapping_or_itself():
     [
         ("tise", "no method 'tise'; methods are linear, "),
         ({"density": 0.5}, "a method needs a name"),
-        ({"name": "ties", "densty": 0.5}, "method 'ties': densty: Extra inputs"),
+        ({"name": "ties", "densty": 0.5}, "method 'ties': densty: not known"),
         ({"name": "ties", "trim": "row"}, "method 'ties': trim"),
         ({"name": "dare", "then": "tise"}, "no method 'tise'"),
         ({"name": "dare", "then": {"name": "ties", "density": 2}}, "method 'ties': density"),

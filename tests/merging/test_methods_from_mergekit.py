@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_made import adapter
 from method_cases import assert_close, each_apart, merged, models, on, small_blocks, taus
+from random_adapters import adapter
 
 from weft.errors import WeftError
 from weft.merging import merge_adapters

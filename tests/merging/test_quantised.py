@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from weft.errors import WeftError
+from weft.merging.checkpoints.quantised import check_plain
 from weft.merging.engine.source import Memory
 from weft.merging.merge import merge
-from weft.merging.quantised import check_plain
 
 F8 = torch.float8_e4m3fn
 Q = "model.layers.0.q_proj"

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.merging.merge import plan_recipe, run_merge
 from weft.merging.mergekit.recipe import translate
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 LAYERS, WIDTH = 4, 3
 
@@ -54,7 +54,7 @@ def run(text: str, out: str = "out") -> dict[str, Tensor]:
     notes: list[str] = []
     path = Path("m.yaml")
     path.write_text(text)
-    run_merge(plan_recipe(load_merge_recipe(path, notes.append)), out)
+    plan_recipe(load_merge_recipe(path, notes.append)).run(out)
     assert notes == []
     return tensors(Path(out))
 
@@ -91,7 +91,7 @@ def test_what_was_stacked_is_stacked_again_by_its_manifest(place: Path) -> None:
     manifest = json.loads((place / "out" / "weft.json").read_text())
     assert manifest["merge"]["parts"][0]["slices"][1] == {"path": "../a", "layers": [1, 4]}
     assert set(manifest["parents"][0]["files"]) == {"a/model.safetensors"}
-    run_merge(plan_recipe(load_merge_recipe(place / "out" / "weft.json")), "again")
+    plan_recipe(load_merge_recipe(place / "out" / "weft.json")).run("again")
     again = tensors(place / "again")
     assert first.keys() == again.keys() and all(torch.equal(first[n], again[n]) for n in first)
     assert torch.equal(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from lora_made import adapter
-from peft_made import VOCABULARY, load_model, outputs, save_model, save_trained, unloaded
+from peft_adapters import VOCABULARY, load_model, outputs, save_model, save_trained, unloaded
+from random_adapters import adapter
 from safetensors.torch import load_file
 from torch import Tensor
 

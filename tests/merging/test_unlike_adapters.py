@@ -13,10 +13,11 @@ from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter, save_adapter
 from weft.errors import WeftError
-from weft.merging.comparing.inspect import contrast, describe
+from weft.merging.comparing.folders import contrast, describe_weights
 from weft.merging.folding.fold import fold
-from weft.merging.merge import merge, plan_merge, plan_recipe, run_merge
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.merge import merge, plan_merge
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 
 PREFIX = "base_model.model."
 Q = "model.layers.0.self_attn.q_proj"
@@ -124,7 +125,7 @@ def test_an_adapter_of_weight_0_is_not_checked(kind: str, tmp_path: Path) -> Non
         assert manifest["parents"] == [load_adapter(good).weights_hash]
         assert [one["weight"] for one in manifest["merge"]["recipe"]["parts"]] == weights
         again = tmp_path / f"again-{weights[0]}"
-        run_merge(plan_recipe(load_merge_recipe(out / "weft.json", print)), again)
+        plan_recipe(load_merge_recipe(out / "weft.json", print)).run(again)
         name = "adapter_model.safetensors"
         assert (again / name).read_bytes() == (out / name).read_bytes()
 
@@ -155,7 +156,7 @@ def test_a_backbone_that_is_not_named(name: str | None, tmp_path: Path) -> None:
     fold(parts[0], tmp_path / "folded", base=base)
     found = load_file(tmp_path / "folded" / "model.safetensors")[f"{Q}.weight"]
     torch.testing.assert_close(found, 1 + delta(tmp_path / "based") * 2 - _delta_of(parts[1]))
-    assert describe(parts[0])["backbone"]["name"] == "(not named)"
+    assert describe_weights(parts[0])["backbone"]["name"] == "(not named)"
     assert len(contrast(parts, backbone="owner/model").labels) == 2
 
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from folder_merges import merge_into
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from vocabulary_cases import WORDS, fast_tokenizer, model, tokens, write_model
 
 from weft.errors import WeftError, WeftNotice
 from weft.merging.algebra import weights as formula
-from weft.merging.checkpoint import open_checkpoint
-from weft.merging.folder import merge_checkpoints
-from weft.merging.merge import merge, plan_recipe, run_merge
+from weft.merging.checkpoints.checkpoint import open_checkpoint
+from weft.merging.merge import merge
 from weft.merging.methods import make_method
-from weft.merging.recipe import load_merge_recipe
+from weft.merging.plan import plan_recipe
+from weft.merging.recipe_file import load_merge_recipe
 from weft.merging.vocabulary.match import match_vocabularies
 from weft.merging.vocabulary.rules import TokenizerRules
 
@@ -150,7 +151,7 @@ def test_union_has_every_token(folders: dict[str, Path], tmp_path: Path) -> None
     check(out, order, 14, lambda tensor, token: expected(tensor, token, LINEAR))
     assert json.loads((out / "config.json").read_text())["model_of"] == "a"
     again = tmp_path / "again"
-    run_merge(plan_recipe(load_merge_recipe(out / "weft.json")), again)
+    plan_recipe(load_merge_recipe(out / "weft.json")).run(again)
     assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
@@ -204,7 +205,7 @@ def test_rules_for_single_tokens_and_padding(folders: dict[str, Path], tmp_path:
     """
     (tmp_path / "file.yaml").write_text(text)
     out = tmp_path / "out"
-    run_merge(plan_recipe(load_merge_recipe(tmp_path / "file.yaml")), out)
+    plan_recipe(load_merge_recipe(tmp_path / "file.yaml")).run(out)
     order = [*WORDS, "<im_start>", "<im_end>", "<pad>", "<new>", "<row>", "<zero>"]
     weights = {"a": 0.5, "b": 0.3}
 
@@ -252,7 +253,7 @@ def test_a_method_with_signs_and_thresholds_sees_aligned_rows(
     assert isinstance(want, dict)
     for threads in (1, 3):
         out = tmp_path / f"out{threads}"
-        merge_checkpoints(
+        merge_into(
             [open_checkpoint(folders[name]) for name in names],
             out,
             make_method("karcher"),
@@ -375,7 +376,7 @@ def test_paths_of_a_file_in_another_folder(
         "parts: [{path: a, weight: 0.5}, {path: c, weight: 0.5}]\n"
         "tokenizer: {source: c, tokens: {w1: {source: a, force: true}}}\n"
     )
-    run_merge(plan_recipe(load_merge_recipe(tmp_path / "r.yaml")), tmp_path / "out")
+    plan_recipe(load_merge_recipe(tmp_path / "r.yaml")).run(tmp_path / "out")
     got = load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING]
     one, other = model(1, 12)[EMBEDDING], model(3, 16)[EMBEDDING]
     torch.testing.assert_close(got[3], one[3])

@@ -119,7 +119,7 @@ def test_a_gradient_ends_where_it_says_and_never_leaves_its_numbers(
         ([[{"pattern": "mlp", "value": 1}], 1, 1], "no rule gives a weight for tensor 'model.emb"),
         ([[{"pattern": "(", "value": 1}], 1, 1], "is no regular expression"),
         ([[{"pattern": "a", "filter": "b", "value": 1}], 1, 1], "say pattern or filter, not both"),
-        ([[{"patern": "a", "value": 1}], 1, 1], "patern: Extra inputs are not permitted"),
+        ([[{"patern": "a", "value": 1}], 1, 1], "patern: not known"),
         ([[{"layers": [3, 3], "value": 1}], 1, 1], "is no range"),
         ([[{"layers": [3, 9], "value": 1}], 1, 1], "layers 3 to 8, but there are 5 layers"),
         ([[{"value": 1}, 3], 1, 1], "3 is no rule"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from weft.merging.comparing.comparison import Contrast, Matrix
 
 
-def inspect(
+def inspect_weights_command(
     parts: Annotated[
         list[Path],
         typer.Argument(help="Adapter folders or checkpoints. One is described, more are compared."),
@@ -38,9 +38,9 @@ def inspect(
         typer.Option(help="Check that vLLM would serve this adapter with that --max-lora-rank."),
     ] = None,
 ) -> None:
-    """Say what weights are; of several, how their task vectors lie to each other."""
+    """Describe one adapter or checkpoint, or compare the task vectors of several."""
     from weft.artifacts.atomic import check_file
-    from weft.merging.comparing.inspect import contrast, describe
+    from weft.merging.comparing.folders import contrast, describe_weights
 
     if html is not None:
         check_file(html)  # before the work, not after it
@@ -48,39 +48,38 @@ def inspect(
         _for_vllm(parts, vllm)
         return
     if len(parts) == 1 and base is None and html is None:
-        said = describe(parts[0])
-        echo_json(said) if json else echo(_described(said))
+        description = describe_weights(parts[0])
+        echo_json(description) if json else echo(_described(description))
         return
-    with _progress() as tell:
-        found = contrast(parts, base, backbone=backbone, progress=tell)
+    with _progress() as progress:
+        comparison = contrast(parts, base, backbone=backbone, progress=progress)
     if html is not None:
         from weft.report.contrast_page import render_contrast
 
-        render_contrast(found, html)
+        render_contrast(comparison, html)
     if json:
         from weft.merging.comparing.hints import hints
 
-        told = found.to_json() | {"hints": hints(found)}
-        echo_json(told)
+        echo_json(comparison.to_json() | {"hints": hints(comparison)})
     else:
-        _print(found)
+        _print(comparison)
         if html is not None:
             echo(line(f"wrote {html}"))
 
 
 def _for_vllm(parts: list[Path], rank: int) -> None:
     from weft.adapters.vllm import vllm_problems
-    from weft.errors import WeftError
+    from weft.errors import MismatchError
 
     for part in parts:
         if problems := vllm_problems(part, rank):
-            raise WeftError(f"vLLM can't serve {part}: {'; '.join(problems)}")
+            raise MismatchError(f"vLLM can't serve {part}: {'; '.join(problems)}")
         echo(f"{line(str(part))}: vLLM can serve it with --max-lora-rank {rank}")
 
 
-def _described(said: dict[str, Any]) -> str:
-    told = [(spaced(name), _value(value)) for name, value in said.items()]
-    return "\n".join(name + v if v.startswith("\n") else f"{name:14s} {v}" for name, v in told)
+def _described(description: dict[str, Any]) -> str:
+    rows = [(spaced(name), _value(value)) for name, value in description.items()]
+    return "\n".join(name + v if v.startswith("\n") else f"{name:14s} {v}" for name, v in rows)
 
 
 def _value(value: Any) -> str:
@@ -157,13 +156,13 @@ def _measures(c: Contrast) -> dict[str, Matrix]:
     from weft.merging.comparing.comparison import PAIR_CHANCE
 
     row = c.whole
-    found = {
+    measures = {
         "cosine": row.cosines,
         f"sign conflict (chance {PAIR_CHANCE:.2f})": row.conflicts,
     }
     if row.output_overlap is not None and row.input_overlap is not None:
-        found |= {"output overlap": row.output_overlap, "input overlap": row.input_overlap}
-    return found
+        measures |= {"output overlap": row.output_overlap, "input overlap": row.input_overlap}
+    return measures
 
 
 def _layers(c: Contrast) -> Any:

@@ -7,23 +7,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from weft.cli.merge_arguments import KEY, Backbone, method_of
+from weft.cli.merge_arguments import KEY, Backbone
 from weft.cli.out import console as safe_console
 from weft.cli.out import echo, echo_json, note, say
 from weft.safe_text import line, yaml_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from weft.merging.folder import Progress
-    from weft.merging.recipe import MergeRecipe
+    from weft.merging.limits import ReportProgress
+    from weft.merging.plan import MergePlan
 
 
-def merge(
+def merge_command(
     ctx: typer.Context,
     parts: Annotated[
         list[str],
@@ -33,7 +31,7 @@ def merge(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="New folder for what comes out.")
+        Path | None, typer.Option("--out", "-o", help="New folder for the result.")
     ] = None,
     method: Annotated[
         str,
@@ -47,7 +45,7 @@ def merge(
         typer.Option(
             metavar="NUMBER...",
             help="One for each part: --weights 0.5 0.3 or --weights 0.5,0.3. "
-            "The method's own unless given.",
+            "Default: the method's own.",
         ),
     ] = None,
     weight: Annotated[
@@ -65,8 +63,8 @@ def merge(
         list[str] | None,
         typer.Option(
             metavar="FILE...",
-            help="For --learn: each part's items (.parquet, .csv, .txt), in the parts' order; "
-            "unless given, the items.parquet in each part's folder.",
+            help="For --learn: each part's items (.parquet, .csv, .txt), in the parts' order. "
+            "Default: the items.parquet in each part's folder.",
         ),
     ] = None,
     base: Annotated[
@@ -78,10 +76,10 @@ def merge(
     ] = None,
     space: Annotated[
         Literal["delta", "factors"] | None,
-        typer.Option(help="Adapters: merge ΔW, exactly (the default), or A and B, each alone."),
+        typer.Option(help="Adapters: merge ΔW, exactly (the default), or A and B separately."),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Adapters: the rank of what comes out.")
+        int | None, typer.Option(min=1, help="Adapters: the rank of the result.")
     ] = None,
     union: Annotated[
         bool,
@@ -94,8 +92,8 @@ def merge(
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option(
-            help="Of what comes out: a checkpoint's is the first part's unless given, that of "
-            "an adapter's factors float32."
+            help="Of the result's numbers. Default: for checkpoints the first part's, for the "
+            "factors of adapters float32."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -103,16 +101,19 @@ def merge(
         typer.Option(
             metavar="base|union|rows|PART",
             help="Checkpoints whose tokenizers differ: align the rows of embeddings to this "
-            "vocabulary; rows says that they mean the same as they are.",
+            "vocabulary. With rows they are merged as they are: row by row, whatever their tokens.",
         ),
     ] = None,
     backbone: Backbone = None,
     shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Checkpoints: of a file; 5GB unless given.")
+        str | None, typer.Option(metavar="SIZE", help="Checkpoints: size of a file. Default: 5GB.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="All cores unless given.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Checkpoints: most memory, such as 2GB.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Checkpoints: use at most this much memory, such as 2GB."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
@@ -120,14 +121,14 @@ def merge(
 ) -> None:
     """Merge adapters or checkpoints into one. Needs no backbone, unless weights are learned."""
     from weft.artifacts.atomic import check_folder
-    from weft.errors import WeftError
-    from weft.merging.merge import plan_recipe, run_merge
-    from weft.merging.outcome import outcome
-    from weft.merging.recipe import bytes_of
+    from weft.errors import SettingError
+    from weft.merging.limits import MergeLimits
+    from weft.merging.paths import bytes_of
+    from weft.merging.plan import plan_recipe
+    from weft.merging.recipe_options import recipe_of_options, recipe_with
 
-    options: dict[str, str] = ctx.meta.get(KEY, {})
-    limit = None if memory is None else bytes_of(memory)
-    said = {
+    limits = MergeLimits(threads=threads, memory=None if memory is None else bytes_of(memory))
+    stated = {
         "method": method,
         "weights": weights,
         "weight": weight,
@@ -138,57 +139,35 @@ def merge(
         "tokenizer": tokenizer,
         "backbone": backbone,
     }
-    recipes = [part for part in parts if Path(part).suffix in (".yaml", ".yml", ".json")]
-    if recipes and len(parts) > 1:
-        raise WeftError(f"{recipes[0]} is a recipe, which names every part: give it alone")
-    if recipes:
-        taken = [name for name, value in said.items() if value] + sorted(options)
-        if taken:
-            raise WeftError(f"{parts[0]} is a recipe: write {taken[0].replace('_', '-')} there")
-        recipe = _recipe_in(Path(parts[0]))
-    else:
-        recipe = _recipe_of(parts, method_of(method or "linear", options), said)
-    changes = {"dtype": dtype, "shard_size": shard_size}
-    recipe = recipe.model_copy(update={name: v for name, v in changes.items() if v is not None})
+    recipe = recipe_of_options(parts, stated, ctx.meta.get(KEY, {}))
+    recipe = recipe_with(recipe, dtype=dtype, shard_size=shard_size)
     if catalogues and learn is None:
-        raise WeftError("--catalogues is for --learn")
+        raise SettingError("--catalogues is for --learn")
     if learn is not None and recipe.weights is not None:
-        raise WeftError("say --learn or weights, not both")
-    shard = bytes_of(recipe.shard_size)
+        raise SettingError("say --learn or weights, not both")
     where = out or (None if recipe.out is None else Path(recipe.out))
     if where is None and not dry_run:
-        raise WeftError("say where to: -o FOLDER")
+        raise SettingError("say where to: -o FOLDER")
     if where is not None:
         check_folder(where, new=True)
     started = time.monotonic()
     if learn is not None:
-        from weft.cli.merge_learn import learned
+        from weft.cli.merge_learn import learned_recipe
 
-        listed = [one for text in catalogues or [] for one in text.split(",") if one]
-        recipe = learned(recipe, learn, listed, note)
-    job = plan_recipe(recipe)
-    for text in job.notes:
-        note(text)
-    if job.widened is not None:
-        note(f"the parts are {job.widened}, the merge is float32: --dtype {job.widened} keeps it")
+        files = [one for text in catalogues or [] for one in text.split(",") if one]
+        recipe = learned_recipe(recipe, learn, files, note)
+    plan = plan_recipe(recipe)
+    _print_notes(plan)
     if dry_run:
-        echo(yaml_text(job.recipe(None, shard)).rstrip())
+        echo(yaml_text(plan.resolved()).rstrip())
         return
     assert where is not None
     with _bar() as progress:
-        run_merge(job, where, shard_bytes=shard, threads=threads, memory=limit, progress=progress)
-    count, kind = len(job.parts.labels), job.parts.kind
-    what = f"{count} {kind if count > 1 else kind.removesuffix('s')}"
-    size = _size(sum(file.stat().st_size for file in where.rglob("*") if file.is_file()))
-    echo(f"merged {what} into {line(str(where))}: {size} in {time.monotonic() - started:.1f} s")
-    found = outcome(job, where)
-    for text in found.lines:
-        echo(f"  {text}")
-    for text in found.warnings:
-        say(f"warning: {text}")
+        plan.run(where, limits, progress)
+    _print_summary(plan, where, time.monotonic() - started)
 
 
-def methods(
+def methods_command(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -196,66 +175,46 @@ def methods(
     from dataclasses import asdict
 
     from weft.cli.merge_methods import one_method, table
-    from weft.merging.methods import describe_methods, make_method
+    from weft.merging.methods.describe import describe_methods
+    from weft.merging.methods.registry import make_method
 
-    found = describe_methods()
+    docs = describe_methods()
     if name is not None:
-        found = [doc for doc in found if doc.name == name]
-        if not found:
+        docs = [doc for doc in docs if doc.name == name]
+        if not docs:
             make_method(name)  # says what there is
     if json:
-        said = [asdict(doc) for doc in found]
-        echo_json(said if name is None else said[0])
+        values = [asdict(doc) for doc in docs]
+        echo_json(values if name is None else values[0])
     elif name is not None:
-        echo(one_method(found[0]))
+        echo(one_method(docs[0]))
     else:
-        echo(table(found))
+        echo(table(docs))
 
 
-def _recipe_in(path: Path) -> MergeRecipe:
-    from weft.merging.recipe import load_merge_recipe
-
-    return load_merge_recipe(path)
-
-
-def _recipe_of(parts: list[str], method: dict[str, Any], said: dict[str, Any]) -> MergeRecipe:
-    """The recipe that the options stand for."""
-    from weft.data.source import checked
-    from weft.errors import WeftError
-    from weft.merging.recipe import MergeRecipe
-
-    if said["weights"] and said["weight"]:
-        raise WeftError("say --weights or --weight, not both")
-    weights: list[Any] | None = said["weight"] or None
-    if said["weights"]:
-        weights = [one for text in said["weights"] for one in text.split(",") if one.strip()]
-    if weights is not None and len(weights) != len(parts):
-        raise WeftError(
-            f"{len(parts)} part{'s need' if len(parts) > 1 else ' needs'} "
-            f"{len(parts)} weight{'s' * (len(parts) > 1)}, not {len(weights)}"
-        )
-    base: Any = said["base"] or None
-    if base is not None:
-        base = base[0] if len(base) == 1 else {"mean_of": base}
-    listed = [
-        {"path": path} | ({} if weights is None else {"weight": weights[k]})
-        for k, path in enumerate(parts)
-    ]
-    values = {"method": method, "parts": listed, "base": base}
-    return checked(MergeRecipe, values | {name: said[name] for name in _PLAIN})
+def _print_notes(plan: MergePlan) -> None:
+    for text in plan.notes:
+        note(text)
+    if plan.widened is not None:
+        note(f"the parts are {plan.widened}, the merge is float32: --dtype {plan.widened} keeps it")
 
 
-_PLAIN = (
-    "space",
-    "rank",
-    "union",
-    "tokenizer",
-    "backbone",
-)  # options that a recipe has as they are
+def _print_summary(plan: MergePlan, out: Path, seconds: float) -> None:
+    from weft.merging.summary import summarise_merge
+
+    count, kind = len(plan.parts.labels), plan.parts.kind
+    what = f"{count} {kind if count > 1 else kind.removesuffix('s')}"
+    size = _size(sum(file.stat().st_size for file in out.rglob("*") if file.is_file()))
+    echo(f"merged {what} into {line(str(out))}: {size} in {seconds:.1f} s")
+    summary = summarise_merge(plan, out)
+    for text in summary.lines:
+        echo(f"  {text}")
+    for text in summary.warnings:
+        say(f"warning: {text}")
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress], None] | None]:
+def _bar() -> Iterator[ReportProgress | None]:
     """A bar with speed and time left on a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from weft.merging.methods import MethodDoc
+    from weft.merging.methods.describe import MethodDoc
 
 
 def table(methods: Sequence[MethodDoc]) -> str:
@@ -20,23 +20,23 @@ def table(methods: Sequence[MethodDoc]) -> str:
     lines: list[str] = []
     for doc in methods:
         options = [f"--{_dashed(name)} {default}" for name, _, default, _ in doc.options]
-        told = f"{doc.summary} ({_merges(doc)})"
-        lines += _wrapped(told, width, doc.name.ljust(column), " " * column)
+        summary = f"{doc.summary} ({_merges(doc)})"
+        lines += _wrapped(summary, width, doc.name.ljust(column), " " * column)
         for line in textwrap.wrap("   ".join(options), width - column, break_long_words=False):
             lines.append(" " * column + line)
         lines.append("")
-    lines.append("`weft methods NAME` tells one in full; `weft merge … --method NAME` uses it.")
+    lines.append("`weft methods NAME` describes one in full; `weft merge … --method NAME` uses it.")
     return "\n".join(lines)
 
 
 def one_method(doc: MethodDoc) -> str:
     """What a method computes, where it is from, and its options with their meaning."""
-    from weft.merging.methods import METHODS
+    from weft.merging.methods.registry import METHODS
 
-    told = inspect.cleandoc(METHODS[doc.name].__doc__ or doc.summary)
-    lines = [f"{doc.name}: {told}", "", f"merges  {_merges(doc)}", f"source  {doc.source}"]
+    text = inspect.cleandoc(METHODS[doc.name].__doc__ or doc.summary)
+    lines = [f"{doc.name}: {text}", "", f"merges  {_merges(doc)}", f"source  {doc.source}"]
     for name, kind, default, meaning in doc.options:
-        lines += ["", f"--{_dashed(name)} ({kind}; {default} unless given)"]
+        lines += ["", f"--{_dashed(name)} ({kind}, default {default})"]
         lines += _wrapped(meaning, 96, "    ", "    ") if meaning else []
     return "\n".join(lines)
 

@@ -12,34 +12,32 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter
-from weft.errors import WeftError
-from weft.merging.alike import bring_together
-from weft.merging.checkpoint import ADAPTER, Checkpoint, open_checkpoint
-from weft.merging.engine.source import Memory, Source, Spec
+from weft.errors import MismatchError, NotFoundError, SettingError
+from weft.merging.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from weft.merging.checkpoints.reconcile import bring_together
+from weft.merging.checkpoints.source_files import checkpoint_of
+from weft.merging.checkpoints.views import Renamed, Single, place_on
+from weft.merging.engine.source import Memory, Spec, TensorSource
 from weft.merging.engine.stream import MemorySink, Merge, check_alike, pieces, stream
+from weft.merging.limits import MergeLimits, ReportProgress
 from weft.merging.lora.sources import DeltaSource
-from weft.merging.methods import make_method
-from weft.merging.origin import checkpoint_of
-from weft.merging.placed import Renamed, Single, place_on
-from weft.merging.recipe import locate
-
-if TYPE_CHECKING:
-    from weft.merging.folder import Progress
+from weft.merging.methods.registry import make_method
+from weft.merging.paths import is_adapter, locate
 
 _ROUNDING = Fraction(1, 10**12)
 
-Given = str | Path | Mapping[str, Tensor] | Adapter | Source
+WeightsSource = str | Path | Mapping[str, Tensor] | Adapter | TensorSource
 
 
 @dataclass(frozen=True)
@@ -47,40 +45,46 @@ class Leaf:
     """Weights that are used as they are; equal where they come from one path or one object."""
 
     identity: str | int
-    source: Source = field(compare=False)
+    source: TensorSource = field(compare=False)
     adapter: bool = field(compare=False, default=False)  # holds ΔW by module, not weights
-    given: object = field(compare=False, default=None)  # kept, so that its id stays its own
+    content: object = field(compare=False, default=None)  # held, so that its id stays its own
 
 
-def weights(given: Given | Expression, label: str | None = None) -> Expression:
+def weights(content: WeightsSource | Expression, label: str | None = None) -> Expression:
     """A leaf: a checkpoint (folder or file), an adapter's folder, or tensors in memory.
 
     An adapter stands for its ΔW, which is added to the weights of its modules. `label` names the
-    leaf in errors and manifests: its folder's name unless given. Raises `WeftError` for what can't be read, and for an
-    adapter with modules saved whole, as those are no difference.
+    leaf in errors and manifests: its folder's name unless stated. Raises `WeftError` for what can't
+    be read, and for an adapter with modules saved whole, as those are no difference.
+
+    >>> import torch
+    >>> base, books, toys = (weights({"w": torch.tensor(row)}) for row in ([1.0], [2.0], [5.0]))
+    >>> merged = base + 0.5 * (books - base) + 0.25 * (toys - base)
+    >>> merged["w"]
+    tensor([2.5000])
     """
-    if isinstance(given, Expression):
-        return given
-    if isinstance(given, str | Path):
-        path = locate(given)
+    if isinstance(content, Expression):
+        return content
+    if isinstance(content, str | Path):
+        path = locate(content)
         name, identity = label or path.absolute().name or str(path), str(path.resolve())
-        if (path / ADAPTER[0]).is_file():
-            return _adapter(load_adapter(path, lazy=True), name, identity, given)
-        return _leaf(Leaf(identity, open_checkpoint(path, name), given=given))
-    if isinstance(given, Adapter):
-        return _adapter(given, label or "the adapter", id(given), given)
-    if isinstance(given, Mapping):
-        source: Source = Memory(label or "the tensors", given)
-        return _leaf(Leaf(id(given), source, given=given))
-    own = str(given.path.resolve()) if isinstance(given, Checkpoint) else id(given)
-    source = given if label is None else _renamed(given, label)
-    return _leaf(Leaf(own, source, given=given))
+        if is_adapter(path):
+            return _adapter(load_adapter(path, lazy=True), name, identity, content)
+        return _leaf(Leaf(identity, open_checkpoint(path, name), content=content))
+    if isinstance(content, Adapter):
+        return _adapter(content, label or "the adapter", id(content), content)
+    if isinstance(content, Mapping):
+        source: TensorSource = Memory(label or "the tensors", content)
+        return _leaf(Leaf(id(content), source, content=content))
+    key = str(content.path.resolve()) if isinstance(content, Checkpoint) else id(content)
+    source = content if label is None else _renamed(content, label)
+    return _leaf(Leaf(key, source, content=content))
 
 
-def mean(several: Sequence[Given | Expression]) -> Expression:
+def mean(several: Sequence[WeightsSource | Expression]) -> Expression:
     """Σ θ_k / K."""
     if not several:
-        raise WeftError("a mean needs at least one set of weights")
+        raise SettingError("a mean needs at least one set of weights")
     first, *others = (weights(one) for one in several)
     return sum(others, first) / len(several)
 
@@ -89,24 +93,24 @@ def _leaf(leaf: Leaf) -> Expression:
     return Expression(((leaf, Fraction(1)),))
 
 
-def _adapter(adapter: Adapter, label: str, identity: str | int, given: object) -> Expression:
+def _adapter(adapter: Adapter, label: str, identity: str | int, content: object) -> Expression:
     whole = [*adapter.saved, *adapter.tokens]
     if whole:
-        raise WeftError(
+        raise SettingError(
             f"{label} saves '{min(whole)}' whole, which can't be added to other weights: fold the "
             "adapter into a checkpoint (weft fold)"
         )
     if adapter.header.fan_in_fan_out:
-        raise WeftError(
+        raise SettingError(
             f"{label} changes weights that are stored [in, out] (fan_in_fan_out): fold it into its "
             "backbone with weft fold, and calculate with the checkpoint"
         )
-    return _leaf(Leaf(identity, DeltaSource(label, adapter), adapter=True, given=given))
+    return _leaf(Leaf(identity, DeltaSource(label, adapter), adapter=True, content=content))
 
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """A linear combination of leaves: a `Source`, so also a part or the base of any merge.
+    """A linear combination of leaves: a `TensorSource`, so also a part or the base of any merge.
 
     It has the tensors of its checkpoints (all have the same), or, of adapters alone, one ΔW for
     each module. Values are float32; where it is one leaf with the coefficient 1, that leaf's own
@@ -123,18 +127,20 @@ class Expression:
             return _sum(self, other)
         if isinstance(other, int) and other == 0:  # where `sum` starts
             return self
-        raise WeftError(f"weights can be added to weights only, not to {_said(other)}")
+        raise SettingError(f"weights can be added to weights only, not to {_in_words(other)}")
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Expression:
         if not isinstance(other, Expression):
-            raise WeftError(f"from weights only weights can be subtracted, not {_said(other)}")
+            raise SettingError(
+                f"from weights only weights can be subtracted, not {_in_words(other)}"
+            )
         return _sum(self, -other)
 
     def __mul__(self, factor: Any) -> Expression:
         if isinstance(factor, Expression):
-            raise WeftError(
+            raise SettingError(
                 "weights can't be multiplied by weights: a merge is linear in its parts"
             )
         exact = _exact(factor)
@@ -144,10 +150,12 @@ class Expression:
 
     def __truediv__(self, divisor: Any) -> Expression:
         if isinstance(divisor, Expression):
-            raise WeftError("weights can't be divided by weights: a merge is linear in its parts")
+            raise SettingError(
+                "weights can't be divided by weights: a merge is linear in its parts"
+            )
         exact = _exact(divisor)
         if not exact:
-            raise WeftError("weights can't be divided by zero")
+            raise SettingError("weights can't be divided by zero")
         return self * (1 / exact)
 
     def __neg__(self) -> Expression:
@@ -162,11 +170,11 @@ class Expression:
     @property
     def label(self) -> str:
         """The formula: `0.3*a + 0.7*b`."""
-        said = " + ".join(
+        formula = " + ".join(
             leaf.source.label if by == 1 else f"{float(by):.6g}*{leaf.source.label}"
             for leaf, by in self.terms
         )
-        return said.replace("+ -", "- ")
+        return formula.replace("+ -", "- ")
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -177,12 +185,12 @@ class Expression:
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
         """Shapes and dtypes of what `read` gives."""
-        own = self._parts[0].specs
+        stored = self._parts[0].specs
         if self._alone is not None:
-            return own
+            return stored
         return {
             name: Spec(spec.shape, torch.float32 if spec.dtype.is_floating_point else spec.dtype)
-            for name, spec in own.items()
+            for name, spec in stored.items()
         }
 
     def __contains__(self, name: object) -> bool:
@@ -197,7 +205,7 @@ class Expression:
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, computed now."""
         if name not in self.specs:
-            raise WeftError(f"there is no tensor '{name}' in {self.label}")
+            raise NotFoundError(f"there is no tensor '{name}' in {self.label}")
         return self._computed([name])[name]
 
     def tensors(self, threads: int | None = None) -> dict[str, Tensor]:
@@ -223,56 +231,51 @@ class Expression:
         dtype: torch.dtype | None = None,
         *,
         threads: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: ReportProgress | None = None,
     ) -> None:
         """Write a checkpoint's folder, streamed, whole or not at all.
 
-        `dtype` unless given is each tensor's in the first checkpoint of the formula. The same
+        `dtype` is by default each tensor's in the first checkpoint of the formula. The same
         call goes on where an interrupted one stopped.
         """
-        from weft.merging.folder import merge_checkpoints
+        from weft.merging.checkpoints.folder_merge import CheckpointOutput, merge_into_folder
 
         if self.terms[0][0].adapter:
-            raise WeftError(f"{self.label} is of adapters alone: add a checkpoint, or merge them")
+            raise SettingError(
+                f"{self.label} is of adapters alone: add a checkpoint, or merge them"
+            )
         by = [float(by) for _, by in self.terms]
-        merge_checkpoints(
-            self._parts,
-            Path(out),
-            make_method("linear"),
-            lambda _: by,
-            dtype=dtype,
-            threads=threads,
-            recipe=self._recipe(Path(out), dtype),
-            progress=progress,
-        )
+        merge = Merge(self._parts, make_method("linear"), lambda _: by)
+        output = CheckpointOutput(dtype=dtype, recipe=self._recipe(Path(out), dtype))
+        merge_into_folder(merge, Path(out), output, MergeLimits(threads=threads), progress)
 
     def _recipe(self, out: Path, dtype: torch.dtype | None) -> dict[str, Any]:
         """What `weft merge` can replay, where all leaves are checkpoints; else the formula."""
-        said = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
+        dtypes = {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
         parts = [
             {"path": os.path.relpath(one.path, out), "name": part.label, "weight": float(by)}
             for part, (_, by) in zip(self._parts, self.terms, strict=True)
             if (one := checkpoint_of(part)) is not None
         ]
         if len(parts) < len(self.terms):
-            return {"method": "linear", "expression": self.label, **said}
-        return {"method": "linear", "parts": parts, **said}
+            return {"method": "linear", "expression": self.label, **dtypes}
+        return {"method": "linear", "parts": parts, **dtypes}
 
     @property
-    def lead(self) -> Source:
+    def lead(self) -> TensorSource:
         """The first term's source: the others have its tensors, and rows for the same tokens."""
         return self._parts[0]
 
     @property
-    def _alone(self) -> Source | None:
+    def _alone(self) -> TensorSource | None:
         """The only leaf, if its coefficient is 1."""
         (_, by), *others = self.terms
         return self._parts[0] if by == 1 and not others else None
 
     @cached_property
-    def _parts(self) -> list[Source]:
+    def _parts(self) -> list[TensorSource]:
         """A source a term, all with the same names, and with labels of their own."""
-        sources: list[Source] = []
+        sources: list[TensorSource] = []
         for leaf, _ in self.terms:
             source, taken = leaf.source, {one.label for one in sources}
             if source.label in taken:
@@ -305,37 +308,37 @@ class Expression:
     def _check_equal(self, name: str, blocks: Sequence[Tensor]) -> None:
         for part, block in zip(self._parts[1:], blocks[1:], strict=True):
             if not torch.equal(block, blocks[0]):
-                raise WeftError(
+                raise MismatchError(
                     f"tensor '{name}' holds integers that differ "
                     f"in {self._parts[0].label} and {part.label}"
                 )
 
 
-def _renamed(source: Source, label: str) -> Source:
+def _renamed(source: TensorSource, label: str) -> TensorSource:
     if isinstance(source, Checkpoint):  # stays one, of which a merge records the files
         return open_checkpoint(source.path, label)
     return Renamed(label, source)
 
 
 def _sum(one: Expression, other: Expression) -> Expression:
-    found = dict(one.terms)
+    coefficients = dict(one.terms)
     for leaf, by in other.terms:
-        before = found.get(leaf, Fraction(0))
+        before = coefficients.get(leaf, Fraction(0))
         after = before + by
         small = abs(after) <= _ROUNDING * max(abs(before), abs(by))
-        found[leaf] = Fraction(0) if small else after
-    made = Expression(_simple(found))
-    _ = made._parts  # what does not fit is an error here, where it is written
-    return made
+        coefficients[leaf] = Fraction(0) if small else after
+    total = Expression(_simple(coefficients))
+    _ = total._parts  # what does not fit is an error here, where it is written
+    return total
 
 
-def _simple(found: Mapping[Leaf, Fraction]) -> tuple[tuple[Leaf, Fraction], ...]:
+def _simple(coefficients: Mapping[Leaf, Fraction]) -> tuple[tuple[Leaf, Fraction], ...]:
     """Checkpoints first, no zeros but one: some checkpoint must stay to say which tensors there are."""
-    order = sorted(found.items(), key=lambda term: term[0].adapter)
-    kept = tuple((leaf, by) for leaf, by in order if by)
-    if not kept or (kept[0][0].adapter and not order[0][0].adapter):
-        return ((order[0][0], Fraction(0)), *kept)
-    return kept
+    order = sorted(coefficients.items(), key=lambda term: term[0].adapter)
+    terms = tuple((leaf, by) for leaf, by in order if by)
+    if not terms or (terms[0][0].adapter and not order[0][0].adapter):
+        return ((order[0][0], Fraction(0)), *terms)
+    return terms
 
 
 def _exact(number: Any) -> Fraction:
@@ -347,14 +350,14 @@ def _exact(number: Any) -> Fraction:
     if isinstance(number, numbers.Integral):
         return Fraction(int(number))
     if not isinstance(number, numbers.Real):
-        raise WeftError(f"weights can be multiplied by numbers only, not by {_said(number)}")
+        raise SettingError(f"weights can be multiplied by numbers only, not by {_in_words(number)}")
     value = float(number)
     if not math.isfinite(value):
-        raise WeftError(f"weights can't be multiplied by {value}")
+        raise SettingError(f"weights can't be multiplied by {value}")
     return Fraction(repr(value))
 
 
-def _said(value: object) -> str:
+def _in_words(value: object) -> str:
     return (
         f"'{value}'"
         if isinstance(value, str | Path | numbers.Number)

@@ -1,57 +1,59 @@
-"""A merge as a file: what goes in, by which method, with which weights.
+"""A merge as one object: what goes in, by which method, with which weights.
 
-The same recipe, resolved to plain numbers, stands in the manifest of what it made; merging again
-by it gives the same bits.
+A recipe is read from a file (`weft.merging.recipe_file`), or made of objects in Python
+(`MergeRecipe.of`). The same recipe, resolved to plain numbers, stands in the manifest of what comes
+out; merging again by it gives the same bits.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
-from pydantic import BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PositiveInt,
+    PrivateAttr,
+    model_validator,
+)
 
-from weft.artifacts.documents import read_json, read_object
-from weft.artifacts.yaml_documents import read_mapping
-from weft.backbones.load import KNOWN, find_backbone
-from weft.data.source import checked
-from weft.errors import WeftError, notice
+from weft.errors import SettingError
+from weft.merging.methods.registry import make_method
+from weft.merging.paths import bytes_of
 from weft.merging.vocabulary.rules import TokenizerRules
-from weft.merging.weights import WeightSpec, weight_spec
+from weft.merging.weights import WeightSpec, check_count, weight_spec
 from weft.names import Name
-from weft.settings import StrictModel
+from weft.settings import StrictModel, field_errors, validate
 
-Dtype = Literal["float32", "float16", "bfloat16"]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from weft.adapters.adapter import Adapter
+    from weft.merging.checkpoints.layer_stack import Stack
+    from weft.merging.engine.method import Method
+    from weft.merging.engine.source import TensorSource
+
+    Part: TypeAlias = str | Path | Adapter | Mapping[str, Tensor] | TensorSource | Stack
+    Base: TypeAlias = (
+        "str | Path | Mapping[str, Tensor] | TensorSource | MeanOf | Stack | Sequence[str | Path]"
+    )
+
+Space = Literal["delta", "factors"]
 SHARD_SIZE = "5GB"
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{kind}": base**power
-    for power, letter in enumerate("KMGT", start=1)
-    for kind, base in (("B", 1000), ("iB", 1024))
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
-
-
-def bytes_of(size: str | int) -> int:
-    """'5GB', '512 MiB' or a number of bytes; KB is 1000 bytes, KiB 1024."""
-    match = _SIZE.fullmatch(str(size))
-    units = {unit.lower(): factor for unit, factor in _UNITS.items()}
-    if match is None or match[2].lower() not in units:
-        raise WeftError(f"'{size}' is no size in bytes; say for example 5GB or 512MiB")
-    count = int(float(match[1]) * units[match[2].lower()])
-    if count < 1:
-        raise WeftError(f"a size of '{size}' holds nothing")
-    return count
+_DTYPES = (
+    *("float32", "float16", "bfloat16", "float64"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+)
 
 
 def _size(value: Any) -> str:
-    try:
+    with field_errors():
         bytes_of(value)
-    except WeftError as error:
-        raise ValueError(str(error)) from None
     return str(value)
 
 
@@ -59,15 +61,33 @@ def _weight(value: Any) -> WeightSpec | None:
     return None if value is None else weight_spec(value)
 
 
-class _Block(StrictModel):
+def _dtype(value: Any) -> Any:
+    name = str(value).removeprefix("torch.")
+    if value is not None and name not in _DTYPES:
+        raise ValueError(f"'{name}' is no dtype of weights; say float32, float16 or bfloat16")
+    return None if value is None else name
+
+
+def _rounding(value: Any) -> Any:
+    return value if value == "stored" else _dtype(value)
+
+
+def _method(value: Any) -> Any:
+    if isinstance(value, str | Mapping):
+        return value
+    with field_errors():
+        return make_method(value)
+
+
+class _Section(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-OwnOption = Annotated[WeightSpec | None, BeforeValidator(_weight)]
+PartOption = Annotated[WeightSpec | None, BeforeValidator(_weight)]
 PART_OPTIONS = ("density", "gamma", "drop_rate", "window")
 
 
-class SliceSpec(_Block):
+class SliceSpec(_Section):
     """Layers of a checkpoint, from the first number to before the second."""
 
     path: str = Field(min_length=1)
@@ -80,65 +100,132 @@ class SliceSpec(_Block):
         return self
 
 
-class StackSpec(_Block):
-    """A checkpoint made of layers of others (`weft.merging.stacked`)."""
+class StackSpec(_Section):
+    """A checkpoint made of layers of others (`weft.merging.checkpoints.layer_stack`)."""
 
     slices: tuple[SliceSpec, ...] = Field(min_length=1)
 
 
-class PartSpec(_Block):
+class PartSpec(_Section):
     """One part: a checkpoint's folder or file, an adapter's folder, or slices of checkpoints."""
+
+    in_memory: ClassVar[bool] = False
 
     path: str = ""
     slices: tuple[SliceSpec, ...] | None = Field(default=None, min_length=1)
     weight: Annotated[WeightSpec | None, BeforeValidator(_weight)] = None
-    name: Name | None = Field(default=None, description="the folder's unless given")
-    # Options of the method for this part alone; what it has of the method's own unless given.
-    density: OwnOption = None
-    gamma: OwnOption = None
-    drop_rate: OwnOption = None
-    window: OwnOption = None
+    name: Name | None = Field(default=None, description="by default the folder's")
+    # Options of the method for this part alone; by default it has the method's own.
+    density: PartOption = None
+    gamma: PartOption = None
+    drop_rate: PartOption = None
+    window: PartOption = None
 
     @model_validator(mode="after")
     def _one_place(self) -> PartSpec:
-        if bool(self.path) == bool(self.slices):
+        if bool(self.path) + bool(self.slices) + self.in_memory != 1:
             raise ValueError("a part has a path or slices, one of them")
         return self
 
     @property
     def options(self) -> dict[str, WeightSpec]:
         """The options that this part has a value of its own for."""
-        found = {name: getattr(self, name) for name in PART_OPTIONS}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: getattr(self, name) for name in PART_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-class MeanOf(_Block):
+class LoadedPart(PartSpec):
+    """A part that lies in memory: an `Adapter`, tensors by name, or a `TensorSource`. Only Python can
+    name one; a recipe that is written down has its label alone."""
+
+    in_memory: ClassVar[bool] = True
+
+    _content: Any = PrivateAttr()
+
+    @classmethod
+    def of(cls, content: Any, **values: Any) -> LoadedPart:
+        part = validate(cls, values)
+        part._content = content
+        return part
+
+    @property
+    def content(self) -> Any:
+        return self._content
+
+
+class MeanOf(_Section):
     """A base that is the mean of checkpoints."""
 
     mean_of: tuple[str, ...] = Field(min_length=1)
 
 
-class MergeRecipe(_Block):
+class LoadedBase:
+    """A base that lies in memory: tensors by name, or a `TensorSource`."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+class RecipeKeywords(TypedDict, total=False):
+    """What a merge takes by name, beside parts, method, weights and base; see `weft.merge`."""
+
+    space: Space
+    rank: int | None
+    dtype: torch.dtype | str | None
+    labels: Sequence[str | None] | None
+    union: bool
+    options: Sequence[Mapping[str, Any]] | None
+    tokenizer: TokenizerRules | str | Mapping[str, Any] | None
+    backbone: str | None
+    round_to: torch.dtype | str | None
+    shard_bytes: int
+
+
+class MergeRecipe(_Section):
     """What `weft merge RECIPE` does."""
 
-    method: str | dict[str, Any] = "linear"
+    method: Annotated[Any, BeforeValidator(_method)] = "linear"
     parts: tuple[PartSpec, ...] = Field(min_length=1)
-    base: str | MeanOf | StackSpec | None = None
-    space: Literal["delta", "factors"] | None = None
+    base: str | MeanOf | StackSpec | InstanceOf[LoadedBase] | None = None
+    space: Space | None = None
     rank: PositiveInt | None = None
     union: bool = Field(default=False, description="adapters may have few modules in common")
-    dtype: Dtype | None = None
+    dtype: Annotated[str | None, BeforeValidator(_dtype)] = None
     tokenizer: TokenizerRules | None = None
     backbone: str | None = Field(
         default=None, min_length=1, description="the model of all adapters, whatever they name"
     )
-    round_to: Dtype | Literal["stored"] | None = Field(
+    round_to: Annotated[str | None, BeforeValidator(_rounding)] = Field(
         default=None,
         description="what is read and its differences from the base are rounded before they are "
         "ranked; stored: differences alone, to the dtype of the base",
     )
     shard_size: Annotated[str, BeforeValidator(_size)] = SHARD_SIZE
     out: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Part],
+        method: str | Mapping[str, Any] | Method = "linear",
+        weights: Sequence[Any] | None = None,
+        *,
+        base: Base | None = None,
+        **settings: Unpack[RecipeKeywords],
+    ) -> MergeRecipe:
+        """The recipe of a call of `weft.merge`, with its arguments.
+
+        >>> recipe = MergeRecipe.of(["books", "toys"], "ties", [0.5, [0, 1]], base="bert")
+        >>> recipe.weights, recipe.base
+        ([0.5, (0.0, 1.0)], 'bert')
+        """
+        more: dict[str, Any] = dict(settings)
+        labels, options = more.pop("labels", None), more.pop("options", None)
+        if "shard_bytes" in more:
+            more["shard_size"] = more.pop("shard_bytes")
+        specs = _part_specs(parts, weights, labels, options)
+        values = {"method": method, "parts": specs, "base": _base_spec(base)}
+        return validate(cls, values | more)
 
     @model_validator(mode="before")
     @classmethod
@@ -159,121 +246,72 @@ class MergeRecipe(_Block):
     @property
     def options(self) -> list[dict[str, WeightSpec]] | None:
         """The parts' own options of the method, or None where no part has one."""
-        found = [part.options for part in self.parts]
-        return found if any(found) else None
+        options = [part.options for part in self.parts]
+        return options if any(options) else None
 
     @property
     def weights(self) -> list[WeightSpec] | None:
         """One for each part, or None for the method's own."""
-        found = [part.weight for part in self.parts if part.weight is not None]
-        return found or None
-
-    def plain(self) -> dict[str, Any]:
-        """The recipe as JSON, without what is not said."""
-        said = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        return {"method": self.method, **said}
+        weights = [part.weight for part in self.parts if part.weight is not None]
+        return weights or None
 
 
-def load_merge_recipe(path: Path, notice: Callable[[str], None] = notice) -> MergeRecipe:
-    """Read a recipe: weft's own, mergekit's, or a merge's manifest (`weft.json`), to replay it.
-
-    Relative paths are relative to the file; mergekit's, where there is nothing, to the working
-    folder. What of a mergekit file has no effect goes to `notice`, a `WeftNotice` unless given.
-    What is wrong with a recipe is one `WeftError` that names file and key.
-    """
-    from weft.merging.methods import make_method
-
-    path = Path(path)
-    values = _read(path)
-    try:
-        if "merge_method" in values:
-            from weft.merging.mergekit.recipe import translate
-
-            recipe = translate(values, notice, _layers_of(path.parent))
-        elif "experts" in values:
-            raise WeftError("experts: weft makes no mixtures of experts (mergekit-moe)")
-        else:
-            recipe = checked(MergeRecipe, _of_manifest(values))
-        make_method(recipe.method)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
-    # mergekit's own paths are relative to where it is run.
-    return _beside(recipe, path.parent, or_here="merge_method" in values)
+def check_listed(parts: Sequence[Part]) -> None:
+    """A `SettingError` for what is no list of parts, or an empty one."""
+    if isinstance(parts, str | Path | Mapping) or not parts:
+        raise SettingError("a merge needs a list of at least one part")
 
 
-def _layers_of(folder: Path) -> Callable[[str], int | None]:
-    """How many layers a model named in a mergekit file has, where its config.json says so."""
-
-    def count(path: str) -> int | None:
-        for place in (locate(path, folder), locate(path)):
-            if (place / "config.json").is_file():
-                config = read_json(place / "config.json")
-                found = config.get("num_hidden_layers") if isinstance(config, dict) else None
-                return found if isinstance(found, int) else None
-        return None
-
-    return count
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.suffix == ".json" else read_mapping(path)
-
-
-def _of_manifest(values: dict[str, Any]) -> dict[str, Any]:
-    merge = values.get("merge")
-    if not isinstance(merge, dict) or "parts" in values:
-        return values
-    recipe: dict[str, Any] = merge.get("recipe", merge)  # an adapter's manifest says more
-    if not all("path" in part or "slices" in part for part in recipe.get("parts", [{}])):
-        raise WeftError("this manifest does not say where the parts of its merge were")
-    return recipe
-
-
-def _beside(recipe: MergeRecipe, folder: Path, *, or_here: bool) -> MergeRecipe:
-    """The recipe with its relative paths turned into those beside the file."""
-
-    def there(path: str) -> str:
-        found = locate(path, folder)
-        return str(locate(path) if or_here and not found.exists() else found)
-
-    def sliced(slices: tuple[SliceSpec, ...]) -> tuple[SliceSpec, ...]:
-        return tuple(one.model_copy(update={"path": there(one.path)}) for one in slices)
-
-    base = recipe.base
-    if isinstance(base, MeanOf):
-        base = MeanOf(mean_of=tuple(map(there, base.mean_of)))
-    elif isinstance(base, StackSpec):
-        base = StackSpec(slices=sliced(base.slices))
-    elif base is not None:
-        base = there(base)
-    parts = tuple(
-        one.model_copy(
-            update={"path": there(one.path)}
-            if one.slices is None
-            else {"slices": sliced(one.slices)}
-        )
-        for one in recipe.parts
-    )
-    names = {one.name for one in recipe.parts}
-    tokenizer = recipe.tokenizer
-    if tokenizer is not None:
-        tokenizer = tokenizer.renamed(lambda name: name if name in names else there(name))
-    out = None if recipe.out is None else str(folder / Path(recipe.out).expanduser())
-    return recipe.model_copy(
-        update={"parts": parts, "base": base, "tokenizer": tokenizer, "out": out}
-    )
+def _part_specs(
+    parts: Sequence[Part],
+    weights: Sequence[Any] | None,
+    labels: Sequence[str | None] | None,
+    options: Sequence[Mapping[str, Any]] | None,
+) -> list[PartSpec]:
+    check_listed(parts)
+    count = len(parts)
+    names = list(labels) if labels is not None else [None] * count
+    if len(names) != count:
+        raise SettingError(f"{count} parts need {count} names, not {len(names)}")
+    if weights is not None:
+        check_count(weights, count)
+    if options is not None and len(options) != count:
+        raise SettingError(f"{count} parts need {count} sets of options, not {len(options)}")
+    specs = []
+    for k, part in enumerate(parts):
+        values: dict[str, Any] = {"name": names[k], **(options[k] if options else {})}
+        if weights is not None:
+            label = names[k] or (Path(part).name if isinstance(part, str | Path) else "")
+            try:
+                values["weight"] = weight_spec(weights[k])
+            except ValueError as error:
+                label = label or f"part {k + 1}"
+                raise SettingError(f"the weight of part '{label}': {error}") from None
+        specs.append(_part_spec(part, values))
+    return specs
 
 
-def locate(path: str | Path, folder: Path = Path()) -> Path:
-    """A path relative to a folder; else a backbone's short name (minilm), or an `owner/name` in
-    the Hugging Face cache."""
-    there = folder / Path(path).expanduser()
-    if not there.exists() and str(path) in KNOWN:
-        return find_backbone(str(path))
-    if not there.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+def _part_spec(part: Part, values: dict[str, Any]) -> PartSpec:
+    if isinstance(part, str | Path):
+        return validate(PartSpec, {"path": str(part), **values})
+    slices = getattr(part, "slices", None)
+    if slices is not None:
+        return validate(PartSpec, {"slices": _slice_specs(slices), **values})
+    return LoadedPart.of(part, **values)
 
-        with suppress(HFValidationError, LocalEntryNotFoundError):
-            return Path(snapshot_download(str(path), local_files_only=True))
-    return there
+
+def _base_spec(base: Base | None) -> Any:
+    if base is None or isinstance(base, str | MeanOf):
+        return base
+    if isinstance(base, Path):
+        return str(base)
+    slices = getattr(base, "slices", None)
+    if slices is not None:
+        return StackSpec(slices=tuple(_slice_specs(slices)))
+    if isinstance(base, Sequence):
+        return MeanOf(mean_of=tuple(str(path) for path in base))
+    return LoadedBase(base)
+
+
+def _slice_specs(slices: Sequence[Any]) -> list[SliceSpec]:
+    return [SliceSpec(path=str(one.path), layers=(one.start, one.end)) for one in slices]

@@ -1,9 +1,9 @@
-"""What a user may say for a part's weight, and the number that each tensor gets from it.
+"""What a part's weight may be, and the number that each tensor gets from it.
 
 - a number: the same for every tensor;
 - a gradient: numbers that are spread evenly over the layers, first to last, and interpolated
   linearly between them;
-- rules: each says for which tensors its number or gradient is; the first that fits counts.
+- rules, each with the tensors that its number or gradient is for; the first that fits counts.
 
 Layers are read from names: the number after `layers`, `layer`, `h`, `block` or `blocks`
 (`model.layers.7.mlp.up_proj.weight` lies in layer 7); there are as many as the largest number
@@ -20,10 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
-from weft.errors import WeftError
-from weft.settings import StrictModel
+from weft.errors import SettingError
+from weft.settings import StrictModel, field_errors, validate
 
 _LAYER = re.compile(r"(?:^|\.)(?:\w*layers?|h|\w*blocks?)\.(\d+)(?=\.|$)")
 _EARLY = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)(?:\.|$)", re.IGNORECASE)
@@ -34,7 +34,7 @@ Value = float | tuple[float, ...]
 class Rule(StrictModel):
     """A weight for some tensors: those that fit `pattern` or `filter` and lie in `layers`.
 
-    A rule that says none of these is for every tensor. A gradient runs over the rule's layers.
+    A rule without any of these is for every tensor. A gradient runs over the rule's layers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class Rule(StrictModel):
             ) from None
         return self
 
-    def said(self) -> str:
+    def words(self) -> str:
         """The rule in words, for messages."""
         if self.pattern is not None:
             words = f"pattern '{self.pattern}'"
@@ -98,22 +98,26 @@ class Place:
 
 
 def layer_of(name: str) -> str | None:
-    """The layer that a tensor lies in, as its name says it: `encoder.layer.3`; None outside."""
+    """The layer that a tensor lies in, as its name says it; None outside all layers.
+
+    >>> layer_of("encoder.layer.3.output.dense.weight")
+    'encoder.layer.3'
+    """
     match = _LAYER.search(name)
     return None if match is None else name[: match.end(1)].removeprefix(".")
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:
     """The place of every tensor; stacks (an encoder's, a decoder's) are counted on their own."""
-    found = {name: _LAYER.search(name) for name in names}
+    matches = {name: _LAYER.search(name) for name in names}
     counts: dict[str, int] = {}
-    for name, match in found.items():
+    for name, match in matches.items():
         if match:
             stack = name[: match.start(1)]
             counts[stack] = max(counts.get(stack, 0), int(match[1]) + 1)
     most = max(counts.values(), default=0)
     where: dict[str, Place] = {}
-    for name, match in found.items():
+    for name, match in matches.items():
         if match:
             where[name] = Place(int(match[1]), counts[name[: match.start(1)]], "inside")
         elif _EARLY.search(name):
@@ -124,7 +128,11 @@ def places(names: Iterable[str]) -> dict[str, Place]:
 
 
 def interpolate(gradient: Sequence[float], depth: float) -> float:
-    """The value at a depth in [0, 1] of numbers spread evenly over it."""
+    """The value at a depth in [0, 1] of numbers spread evenly over it.
+
+    >>> [interpolate([0.0, 1.0, 0.0], depth) for depth in (0.0, 0.25, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 0.0]
+    """
     scaled = depth * (len(gradient) - 1)
     low = min(int(scaled), len(gradient) - 1)
     high = min(low + 1, len(gradient) - 1)
@@ -165,7 +173,7 @@ def check_count(specs: Sequence[Any], parts: int) -> None:
     """A `WeftError` unless there is one weight for each part."""
     if len(specs) != parts:
         need = f"{parts} part{'s need' * (parts > 1) or ' needs'}"
-        raise WeftError(f"{need} {parts} weight{'s' * (parts > 1)}, not {len(specs)}")
+        raise SettingError(f"{need} {parts} weight{'s' * (parts > 1)}, not {len(specs)}")
 
 
 def resolve_weights(
@@ -179,16 +187,22 @@ def resolve_weights(
 
     Raises `WeftError` for a wrong number of weights, one that is no finite number, a tensor that
     no rule is for, and a rule that is for no tensor unless it is `optional`.
+
+    >>> names = ["embed.weight", "layers.0.mlp.weight", "layers.1.mlp.weight", "layers.1.attn.weight"]
+    >>> rules = [{"pattern": "attn", "value": 2}, {"value": [0, 1]}]
+    >>> weights = resolve_weights([0.5, rules], names)
+    >>> [weights(name) for name in names]
+    [[0.5, 0.0], [0.5, 0.0], [0.5, 1.0], [0.5, 2.0]]
     """
     known = list(labels) if labels is not None else [str(k + 1) for k in range(len(specs))]
     check_count(specs, len(known))
     where = places(names)
     columns, unused = [], []
-    for label, given in zip(known, specs, strict=True):
+    for label, value in zip(known, specs, strict=True):
         try:
-            spec = weight_spec(given)
+            spec = weight_spec(value)
         except ValueError as error:
-            raise WeftError(f"the {what} of part '{label}': {error}") from None
+            raise SettingError(f"the {what} of part '{label}': {error}") from None
         column, idle = _resolve(spec, where, label, what)
         columns.append(column)
         unused += idle
@@ -205,16 +219,16 @@ def _resolve(
     for rule in _rules(spec):
         fitting = _fitting(rule, where, label, what)
         if not fitting and not rule.optional:
-            raise WeftError(f"the {what} of part '{label}': {rule.said()} fits no tensor")
+            raise SettingError(f"the {what} of part '{label}': {rule.words()} fits no tensor")
         anywhere = rule.model_copy(update={"layers": None})
         if not fitting and not _fitting(anywhere, where, label, what):
-            idle.append(anywhere.said())
+            idle.append(anywhere.words())
         for name in fitting:
             column.setdefault(name, _at(rule, where[name], label, what))
     for name in where:
         if name not in column:
             layer = f" (layer {where[name].index})" if where[name].count else ""
-            raise WeftError(f"part '{label}': no rule gives a {what} for tensor '{name}'{layer}")
+            raise SettingError(f"part '{label}': no rule gives a {what} for tensor '{name}'{layer}")
     return column, idle
 
 
@@ -228,8 +242,8 @@ def _rules(spec: WeightSpec) -> tuple[Rule, ...]:
 def _fitting(rule: Rule, where: Mapping[str, Place], label: str, what: str) -> list[str]:
     names: list[str] = list(where)
     if rule.pattern is not None:
-        found = re.compile(rule.pattern)
-        names = [rule.pattern] if rule.pattern in where else [n for n in names if found.search(n)]
+        regex = re.compile(rule.pattern)
+        names = [rule.pattern] if rule.pattern in where else [n for n in names if regex.search(n)]
     elif rule.filter not in (None, "*"):
         names = [name for name in names if str(rule.filter) in name]
     if rule.layers is None:
@@ -237,7 +251,9 @@ def _fitting(rule: Rule, where: Mapping[str, Place], label: str, what: str) -> l
     start, end = rule.layers
     most = max((place.count for place in where.values()), default=0)
     if end > most:
-        raise WeftError(f"the {what} of part '{label}': {rule.said()}, but there are {most} layers")
+        raise SettingError(
+            f"the {what} of part '{label}': {rule.words()}, but there are {most} layers"
+        )
     return [name for name in names if start <= where[name].index < end]
 
 
@@ -247,7 +263,7 @@ def _at(rule: Rule, place: Place, label: str, what: str) -> float:
     if isinstance(rule.value, int | float):
         return float(rule.value)
     if place.count == 0 and len(rule.value) > 1:
-        raise WeftError(
+        raise SettingError(
             f"the {what} of part '{label}': a gradient needs layers, but no tensor has a layer's "
             "number in its name"
         )
@@ -278,10 +294,5 @@ def _rule(value: Any) -> Rule:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"{value!r} is no rule: {{pattern: …, value: …}}")
-    try:
-        return Rule.model_validate(dict(value))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"rule {dict(value)}: {place + ': ' if place else ''}{said}") from None
+    with field_errors(f"rule {dict(value)}"):
+        return validate(Rule, value)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from weft.adapters import Adapter
-from weft.errors import WeftError
+from weft.errors import DataError, MismatchError, SettingError
 from weft.merging.comparing.measures import (
-    Place,
+    ModelPlace,
     Spaces,
     Sums,
     measure_block,
@@ -23,7 +23,7 @@ from weft.merging.comparing.measures import (
     total,
 )
 from weft.merging.engine.schedule import Step, Work, run_all, threads_alone
-from weft.merging.engine.source import Source
+from weft.merging.engine.source import TensorSource
 from weft.merging.engine.stream import check_alike, pieces
 
 Matrix = tuple[tuple[float | None, ...], ...]  # K × K, symmetric
@@ -44,7 +44,9 @@ class Row:
     cosines: Matrix  # <τ_i, τ_j> / (‖τ_i‖ ‖τ_j‖)
     conflicts: Matrix  # of the elements where both are non-zero, the share with opposite signs
     conflict: float | None  # the same among any two parts; chance: 1 − 2^(1−K)
-    kept: float | None  # ‖mean of τ‖ / mean of ‖τ‖: 1 for parallel, 1/√K for orthogonal parts
+    norm_of_mean: (
+        float | None
+    )  # ‖mean of τ‖ / mean of ‖τ‖: 1 for parallel, 1/√K for orthogonal parts
     # Adapters only; means over the modules of the group.
     output_overlap: Matrix | None = None
     output_chance: Matrix | None = None
@@ -87,21 +89,23 @@ class Contrast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and None; sign conflicts of unrelated parts beside those found."""
-        return asdict(self) | {
-            "chance_conflict": {"pair": PAIR_CHANCE, "any": self.chance_conflict}
-        }
+        values = asdict(self)
+        for row in (values["whole"], *values["layers"], *values["kinds"]):
+            row["kept"] = row.pop("norm_of_mean")
+        chance = {"pair": PAIR_CHANCE, "any": self.chance_conflict}
+        return values | {"chance_conflict": chance}
 
 
 def contrast_checkpoints(
-    parts: Sequence[Source],
-    base: Source,
+    parts: Sequence[TensorSource],
+    base: TensorSource,
     *,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Contrast:
     """Task vectors θ_k − θ_base of K checkpoints, a block of each in memory a thread.
 
-    Integer tensors are left out. `progress` is told the elements of every block that is done.
+    Integer tensors are left out. `progress` is called with the number of elements of every block that is done.
     Raises `WeftError` where tensors differ in name or shape, or hold NaN or infinity.
     """
     check_alike(parts, base)
@@ -132,14 +136,24 @@ def contrast_adapters(
     """ΔW = s·BA of K adapters of one backbone; a module that only some have is 0 in the others.
 
     Modules saved whole are left out, as they are no difference to a known base; `notes` names
-    them. Modules are matched across known wrappers (`weft.merging.lora.names`). Raises `WeftError`
-    for adapters of different backbones and modules of different shape.
+    them. Modules are matched across known wrappers (`weft.merging.lora.module_names`). Raises
+    `WeftError` for adapters of different backbones and modules of different shape.
+
+    >>> import torch
+    >>> from weft.adapters import Adapter, Factors
+    >>> def rank_one(row: list[float]) -> Adapter:
+    ...     factors = Factors(torch.tensor([row]), torch.ones(2, 1), scaling=1.0)
+    ...     return Adapter({"query": factors}, {"backbone": {"name": "b", "fingerprint": "b"}})
+    >>> parts = [rank_one([1.0, 0.0]), rank_one([1.0, 1.0])]
+    >>> whole = contrast_adapters(parts, ["books", "toys"]).whole
+    >>> [round(norm, 3) for norm in whole.norms], round(whole.cosines[0][1], 3)
+    ([1.414, 2.0], 0.707)
     """
-    from weft.merging.lora.backbone import check_one_backbone
-    from weft.merging.lora.names import align
+    from weft.merging.lora.module_names import align
+    from weft.merging.lora.shared_backbone import check_one_backbone
 
     if not parts or len(set(labels)) != len(parts) or len(labels) != len(parts):
-        raise WeftError("a comparison needs one adapter or more, each with a label of its own")
+        raise SettingError("a comparison needs one adapter or more, each with a label of its own")
     for part, label in zip(parts, labels, strict=True):
         check_one_backbone(labels[0], parts[0], label, part)
     aligned = align(parts, labels, union=True)
@@ -151,12 +165,12 @@ def contrast_adapters(
         factors = [part.factors.get(name) for part in parts]
         for one, label in zip(factors, labels, strict=True):
             if one is not None and not (one.a.isfinite().all() and one.b.isfinite().all()):
-                raise WeftError(f"module '{name}' of {label} holds NaN or infinity")
+                raise DataError(f"module '{name}' of {label} holds NaN or infinity")
         return measure_factors(factors, shapes[name]), measure_spaces(factors)
 
-    found = dict(zip(names, _all(measure, names, threads), strict=True))
-    sums = {name: one for name, (one, _) in found.items()}
-    spaces = {name: one for name, (_, one) in found.items()}
+    measured = dict(zip(names, _all(measure, names, threads), strict=True))
+    sums = {name: one for name, (one, _) in measured.items()}
+    spaces = {name: one for name, (_, one) in measured.items()}
     make = partial(_row, parts=len(parts), sums=sums, spaces=spaces)
     saved = sorted({name for part in parts for name in (*part.saved, *part.tokens)})
     whole = (f"saved whole and not compared: {', '.join(saved)}",) if saved else ()
@@ -170,10 +184,10 @@ def _shapes(parts: Sequence[Adapter], labels: Sequence[str]) -> dict[str, tuple[
     shapes: dict[str, tuple[int, int]] = {}
     for part, label in zip(parts, labels, strict=True):
         for name, shape in part.shapes.items():
-            own = shape.delta
-            if shapes.setdefault(name, own) != own:
-                raise WeftError(
-                    f"module '{name}' has the shape {list(own)} in {label} "
+            delta = shape.delta
+            if shapes.setdefault(name, delta) != delta:
+                raise MismatchError(
+                    f"module '{name}' has the shape {list(delta)} in {label} "
                     f"and {list(shapes[name])} in another part"
                 )
     return shapes
@@ -181,10 +195,10 @@ def _shapes(parts: Sequence[Adapter], labels: Sequence[str]) -> dict[str, tuple[
 
 def _all(job: Callable[[str], X], names: Sequence[str], threads: int | None) -> list[X]:
     """`map` over threads; an error ends it."""
-    found: list[X] = []
+    results: list[X] = []
     with threads_alone(threads) as pool:
-        run_all(pool, [_once(Step(job, names, found.append))])
-    return found
+        run_all(pool, [_once(Step(job, names, results.append))])
+    return results
 
 
 def _once(step: Step) -> Work:
@@ -207,12 +221,15 @@ def _grouped(
     titles = _short(kinds)
     return (
         make("all", names),
-        tuple(make(_title(places[own[0]], stacks), own) for _, own in sorted(layers.items())),
+        tuple(
+            make(_title(places[members[0]], stacks), members)
+            for _, members in sorted(layers.items())
+        ),
         tuple(make(titles[kind], kinds[kind]) for kind in sorted(kinds)),
     )
 
 
-def _title(one: Place, stacks: int) -> str:
+def _title(one: ModelPlace, stacks: int) -> str:
     if one.block is None:
         return one.stack
     return f"block {one.block}" if stacks == 1 else f"{one.stack} {one.block}"
@@ -235,7 +252,7 @@ def _row(
 ) -> Row:
     s = total(parts, (sums[name] for name in names))
     norms = s.gram.diagonal().clamp(min=0).sqrt()
-    own = [spaces[name] for name in names] if spaces else []
+    of_modules = [spaces[name] for name in names] if spaces else []
     return Row(
         title,
         s.elements,
@@ -244,7 +261,7 @@ def _row(
         _matrix(s.opposite, s.both),
         s.mixed / s.several if s.several else None,
         float(s.gram.sum().clamp(min=0).sqrt() / norms.sum()) if norms.sum() > 0 else None,
-        **(_means(own) if own else {}),
+        **(_means(of_modules) if of_modules else {}),
     )
 
 
@@ -256,17 +273,17 @@ def _matrix(above: Tensor, below: Tensor, *, clamp: bool = False) -> Matrix:
     return tuple(tuple(None if math.isnan(x) else x for x in row) for row in rows)
 
 
-def _means(own: Sequence[Spaces]) -> dict[str, Any]:
+def _means(of_modules: Sequence[Spaces]) -> dict[str, Any]:
     def mean(matrices: Sequence[list[list[float | None]]]) -> Matrix:
         size = range(len(matrices[0]))
         return tuple(tuple(_mean(m[i][j] for m in matrices) for j in size) for i in size)
 
-    ranks = zip(*(one.effective_ranks for one in own), strict=True)
+    ranks = zip(*(one.effective_ranks for one in of_modules), strict=True)
     return {
-        "output_overlap": mean([one.output_overlap for one in own]),
-        "output_chance": mean([one.output_chance for one in own]),
-        "input_overlap": mean([one.input_overlap for one in own]),
-        "input_chance": mean([one.input_chance for one in own]),
+        "output_overlap": mean([one.output_overlap for one in of_modules]),
+        "output_chance": mean([one.output_chance for one in of_modules]),
+        "input_overlap": mean([one.input_overlap for one in of_modules]),
+        "input_chance": mean([one.input_chance for one in of_modules]),
         "effective_ranks": tuple(map(_mean, ranks)),
     }
 

@@ -1,4 +1,4 @@
-"""Sentences about a comparison, each said only where its numbers support it."""
+"""Sentences about a comparison, each only where its numbers support it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ SWING = 0.2  # how far a layer's cosine must be from the whole's
 
 def hints(contrast: Contrast) -> list[str]:
     """What the numbers mean for a merge, in plain words; empty where nothing stands out."""
-    said = _zeros(contrast) + _lengths(contrast)
+    sentences = _zeros(contrast) + _lengths(contrast)
     if len(contrast.labels) > 1:
-        said += [*_directions(contrast), *_signs(contrast), *_layers(contrast), *_spaces(contrast)]
-    return said
+        sentences += [
+            *_directions(contrast),
+            *_signs(contrast),
+            *_layers(contrast),
+            *_spaces(contrast),
+        ]
+    return sentences
 
 
 def _zeros(c: Contrast) -> list[str]:
@@ -33,10 +38,10 @@ def _zeros(c: Contrast) -> list[str]:
 
 
 def _lengths(c: Contrast) -> list[str]:
-    found = [(norm, label) for norm, label in zip(c.whole.norms, c.labels, strict=True) if norm]
-    if len(found) < 2:
+    norms = [(norm, label) for norm, label in zip(c.whole.norms, c.labels, strict=True) if norm]
+    if len(norms) < 2:
         return []
-    (least, small), (most, large) = min(found), max(found)
+    (least, small), (most, large) = min(norms), max(norms)
     if most < LOUDER * least:
         return []
     return [
@@ -54,10 +59,10 @@ def _directions(c: Contrast) -> list[str]:
         elif value <= AGAINST:
             out.append(f"{pair} pull against each other (cosine {value:.3f}): a sum undoes a part.")
     largest = max((abs(value) for value, _, _ in cosines), default=1.0)
-    if largest <= APART and c.whole.kept is not None:
+    if largest <= APART and c.whole.norm_of_mean is not None:
         out.append(
             f"The parts are nearly orthogonal (largest |cosine| {largest:.3f}): their mean is only "
-            f"{c.whole.kept:.0%} as long as they are, so a sum may need weights above 1/K."
+            f"{c.whole.norm_of_mean:.0%} as long as they are, so a sum may need weights above 1/K."
         )
     return out
 
@@ -67,25 +72,25 @@ def _signs(c: Contrast) -> list[str]:
     if c.whole.conflict is None or c.whole.conflict < MIXED:
         return []
     chance = c.chance_conflict
-    found = f"Signs conflict in {c.whole.conflict:.0%} of the elements that several parts change"
+    conflict = f"Signs conflict in {c.whole.conflict:.0%} of the elements that several parts change"
     spread = 3 * math.sqrt(chance * (1 - chance) / max(1, c.whole.elements))
     if abs(c.whole.conflict - chance) <= max(BY_CHANCE, spread):
-        return [f"{found}, as chance gives ({chance:.0%}): the parts' signs are unrelated."]
+        return [f"{conflict}, as chance gives ({chance:.0%}): the parts' signs are unrelated."]
     if c.whole.conflict < chance:
-        return [f"{found}, fewer than chance gives ({chance:.0%})."]
+        return [f"{conflict}, fewer than chance gives ({chance:.0%})."]
     more = f"more than chance gives ({chance:.0%})"
-    return [f"{found}, {more}: the parts undo each other there; electing signs acts on it."]
+    return [f"{conflict}, {more}: the parts undo each other there; electing signs acts on it."]
 
 
 def _layers(c: Contrast) -> list[str]:
     """The layer where the parts agree least, if it differs much from the whole."""
     whole = mean_cosine(c.whole, c.pairs)
-    found = [
+    cosines = [
         (value, row.name) for row in c.layers if (value := mean_cosine(row, c.pairs)) is not None
     ]
-    if whole is None or not found:
+    if whole is None or not cosines:
         return []
-    least, name = min(found)
+    least, name = min(cosines)
     if whole - least < SWING:
         return []
     return [f"The parts agree least in {name} (mean cosine {least:.3f}; overall {whole:.3f})."]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from weft.adapters import Factors
-from weft.errors import WeftError
-from weft.merging.engine.source import Source
+from weft.errors import DataError
+from weft.merging.engine.source import TensorSource
 from weft.merging.engine.stream import BLOCK
 
 _STACK = re.compile(r"\w*(?:layers?|blocks?|groups|h)")
@@ -20,7 +20,7 @@ _EMBEDDING = re.compile(r"\w*emb\w*|wte|wpe|\w*shared")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelPlace:
     """Where in a model a tensor or module is: "layer" 3 and, inside it, "attention.self.query"."""
 
     stack: str
@@ -28,14 +28,18 @@ class Place:
     kind: str
 
 
-def place(name: str) -> Place:
-    """Read off a dotted name; outside all blocks, `stack` is "embeddings" or "head and rest"."""
+def place(name: str) -> ModelPlace:
+    """Read off a dotted name; outside all blocks, `stack` is "embeddings" or "head and rest".
+
+    >>> place("encoder.layer.3.attention.self.query.weight")
+    ModelPlace(stack='encoder.layer', block=3, kind='attention.self.query')
+    """
     words = name.removesuffix(".weight").removesuffix(".bias").split(".")
     for at in range(1, len(words)):
         if words[at].isdigit() and _STACK.fullmatch(words[at - 1]):
-            return Place(".".join(words[:at]), int(words[at]), ".".join(words[at + 1 :]))
+            return ModelPlace(".".join(words[:at]), int(words[at]), ".".join(words[at + 1 :]))
     embedding = any(_EMBEDDING.fullmatch(word) for word in words)
-    return Place("embeddings" if embedding else "head and rest", None, "")
+    return ModelPlace("embeddings" if embedding else "head and rest", None, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +89,9 @@ def look(task_vectors: Tensor, gram: Tensor | None = None) -> Sums:
     )
 
 
-def measure_block(parts: Sequence[Source], base: Source, name: str, start: int, count: int) -> Sums:
+def measure_block(
+    parts: Sequence[TensorSource], base: TensorSource, name: str, start: int, count: int
+) -> Sums:
     """Elements [start, start + count) of one floating tensor of K checkpoints and their base.
 
     Differences are formed in float64, where they are exact for every smaller dtype. Raises
@@ -95,7 +101,7 @@ def measure_block(parts: Sequence[Source], base: Source, name: str, start: int, 
     block = torch.stack([part.read(name, start, count).double() - common for part in parts])
     if not block.isfinite().all():
         bad = next(p for p in (base, *parts) if not _finite(p.read(name, start, count)))
-        raise WeftError(f"tensor '{name}' of {bad.label} holds NaN or infinity")
+        raise DataError(f"tensor '{name}' of {bad.label} holds NaN or infinity")
     return look(block)
 
 
@@ -139,15 +145,15 @@ def measure_factors(parts: Sequence[Factors | None], shape: tuple[int, int]) -> 
                 gram[i, j] = gram[j, i] = one.scaling * other.scaling * inner.sum()
     rows, columns = shape
     step = max(1, BLOCK // max(1, columns))
-    found = []
+    sums = []
     for start in range(0, rows, step):
         block = torch.zeros(len(parts), min(step, rows - start), columns, dtype=torch.float64)
         for k, part in enumerate(parts):
             if part is not None:
                 b = part.scaling * part.b[start : start + step].double()
                 torch.matmul(b, part.a.double(), out=block[k])
-        found.append(look(block.flatten(1), gram if start == 0 else torch.zeros_like(gram)))
-    return total(len(parts), found)
+        sums.append(look(block.flatten(1), gram if start == 0 else torch.zeros_like(gram)))
+    return total(len(parts), sums)
 
 
 def measure_spaces(parts: Sequence[Factors | None]) -> Spaces:
@@ -190,8 +196,8 @@ def _basis(columns: Tensor | None) -> Tensor | None:
     if columns is None:
         return None
     u, values, _ = torch.linalg.svd(columns.double(), full_matrices=False)
-    kept = values > values.max() * max(columns.shape) * torch.finfo(torch.float32).eps
-    return u[:, kept] if kept.any() else None
+    spanned = values > values.max() * max(columns.shape) * torch.finfo(torch.float32).eps
+    return u[:, spanned] if spanned.any() else None
 
 
 def _pairs(bases: Sequence[Tensor | None]) -> list[list[Tensor | None]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 STEPS = 1 << 16  # probabilities are whole numbers of 1/STEPS
-COARSE = 1 << 8  # or of 1/COARSE, where that says the same: half as many bits are drawn
+COARSE = 1 << 8  # or of 1/COARSE, where that is the same: half as many bits are drawn
 
 
 def draws(
@@ -46,7 +46,11 @@ def threshold(drop_rate: float) -> tuple[int, int]:
     return min(round(drop_rate * steps), steps - 1), steps
 
 
-def kept(numbers: NDArray[Any], least: float | NDArray[Any]) -> Tensor:
-    """1.0 where a number is not below `least`, else 0.0: [n] float32."""
+def at_least(numbers: NDArray[Any], least: float | NDArray[Any]) -> Tensor:
+    """1.0 where a number is not below `least`, else 0.0: [n] float32.
+
+    >>> at_least(np.array([1, 5, 3]), 3)
+    tensor([0., 1., 1.])
+    """
     # NumPy compares, as torch takes five times as long for it.
     return torch.from_numpy((numbers >= least).view(np.uint8)).to(torch.float32)

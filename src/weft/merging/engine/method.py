@@ -65,7 +65,10 @@ class Pass:
 
 
 class Method(Protocol):
-    """A merging method with its settings: a frozen pydantic model, found in the registry by `name`."""
+    """A merging method with its options, as the engine sees it.
+
+    `weft.merging.methods.base.MergeMethod` is this with defaults, and the base of weft's own.
+    """
 
     name: ClassVar[str]
     needs_base: ClassVar[bool]  # means nothing for checkpoints without a base
@@ -75,11 +78,16 @@ class Method(Protocol):
 
     @property
     def by_part(self) -> Sequence[str]:
-        """Options that a part may have a value of its own for, tensor by tensor: `own_option`."""
+        """Options that a part may have a value of its own for, tensor by tensor: `part_option`."""
+        ...
+
+    @property
+    def skips_zero(self) -> bool:
+        """Whether a part of weight 0 changes nothing: then it isn't read."""
         ...
 
     def check(self, parts: int) -> None:
-        """A `WeftError` when this many parts can't be merged."""
+        """A `SettingError` when this many parts can't be merged."""
         ...
 
     def default_weights(self, parts: int) -> list[float]:
@@ -87,7 +95,7 @@ class Method(Protocol):
         ...
 
     def passes(self) -> Sequence[Pass]:
-        """What must be measured, in order; a pass may use what earlier ones found."""
+        """What must be measured, in order; a pass may use what earlier ones measured."""
         ...
 
     def combine(self, block: Block, known: Known) -> Tensor:
@@ -95,7 +103,7 @@ class Method(Protocol):
         ...
 
 
-def own_option(known: Known, name: str, k: int, default: float) -> float:
+def part_option(known: Known, name: str, k: int, default: float) -> float:
     """Part k's own value of an option, where the merge has one; else the method's."""
     values = known.get(OPTIONS, {}).get(name)
     return default if values is None else float(values[k])

@@ -52,73 +52,92 @@ def bounds(
     last by position (an ascending stable sort); "first_up_to": everything up to the place, and the
     first by position.
     """
-    tied, leading = f"{key}.tied", f"{key}.leading"
+    tied = f"{key}.tied"
+    breaker = _TieBreaker(key, values, tuple(takes), scope)
+    return [
+        *ranks(tied, values, at, scope=scope, per_part=per_part, needed=needed, ties=True),
+        Pass(
+            breaker.leading, breaker.look_leading, breaker.settle_leading, scope, per_part,
+            breaker.needed,
+        ),
+        Pass(key, breaker.look_trailing, breaker.settle_trailing, scope, per_part, breaker.needed),
+    ]  # fmt: skip
 
-    def cuts(known: Known) -> list[list[_Cut]]:
-        return [[_Cut.of(*one) for one in zip(row, takes, strict=True)] for row in known[tied]]
 
-    def broken(known: Known) -> bool:
-        return tied in known and any(cut.index is not None for row in cuts(known) for cut in row)
+@dataclass(frozen=True)
+class _TieBreaker:
+    """Finds the position at which each cut falls among entries of one magnitude: a count of the
+    leading bits of their positions, then of the trailing bits in the bucket of the wanted one."""
 
-    def equals(block: Block, known: Known) -> list[list[NDArray[np.int64]]]:
-        first = block.place if scope == "global" else block.start
-        found = []
-        for row, own in zip(values(block, known), cuts(known), strict=True):
+    key: str
+    values: Values
+    takes: tuple[Take, ...]
+    scope: Scope
+
+    @property
+    def leading(self) -> str:
+        return f"{self.key}.leading"
+
+    def needed(self, known: Known) -> bool:
+        cuts = self.cuts(known) if f"{self.key}.tied" in known else []
+        return any(cut.index is not None for row in cuts for cut in row)
+
+    def cuts(self, known: Known) -> list[list[_Cut]]:
+        rows = known[f"{self.key}.tied"]
+        return [[_Cut.of(*one) for one in zip(row, self.takes, strict=True)] for row in rows]
+
+    def equals(self, block: Block, known: Known) -> list[list[NDArray[np.int64]]]:
+        """Positions of the entries of each cut's magnitude in a block, R × Q arrays."""
+        first = block.place if self.scope == "global" else block.start
+        positions = []
+        for row, cuts in zip(self.values(block, known), self.cuts(known), strict=True):
             sizes = row.abs().numpy()
-            found.append([np.flatnonzero(sizes == np.float32(cut.value)) + first for cut in own])
-        return found
+            positions.append(
+                [np.flatnonzero(sizes == np.float32(cut.value)) + first for cut in cuts]
+            )
+        return positions
 
-    def look_leading(block: Block, known: Known) -> Tensor:
-        buckets = (known[tied][0][0].among >> _SHIFT) + 1
+    def look_leading(self, block: Block, known: Known) -> Tensor:
+        buckets = (known[f"{self.key}.tied"][0][0].among >> _SHIFT) + 1
         return torch.stack(
-            [_counts([p >> _SHIFT for p in row], buckets) for row in equals(block, known)]
+            [_counts([p >> _SHIFT for p in row], buckets) for row in self.equals(block, known)]
         )
 
-    def settle_leading(total: Tensor, known: Known, n: int) -> list[list[tuple[int, int]]]:
+    def settle_leading(self, total: Tensor, known: Known, n: int) -> list[list[tuple[int, int]]]:
         return [
-            [find(one, cut.index or 0) for one, cut in zip(row, own, strict=True)]
-            for row, own in zip(total.numpy(), cuts(known), strict=True)
+            [find(one, cut.index or 0) for one, cut in zip(row, cuts, strict=True)]
+            for row, cuts in zip(total.numpy(), self.cuts(known), strict=True)
         ]
 
-    def look_trailing(block: Block, known: Known) -> Tensor:
-        rows = zip(equals(block, known), known[leading], strict=True)
-        return torch.stack(
-            [
-                _counts(
-                    [p[p >> _SHIFT == b] & (_SIZE - 1) for p, (b, _) in zip(row, own, strict=True)],
-                    _SIZE,
-                )
-                for row, own in rows
-            ]
-        )
+    def look_trailing(self, block: Block, known: Known) -> Tensor:
+        counts = []
+        for row, buckets in zip(self.equals(block, known), known[self.leading], strict=True):
+            pairs = zip(row, buckets, strict=True)
+            inside = [p[p >> _SHIFT == bucket] & (_SIZE - 1) for p, (bucket, _) in pairs]
+            counts.append(_counts(inside, _SIZE))
+        return torch.stack(counts)
 
-    def settle_trailing(total: Tensor, known: Known, n: int) -> list[tuple[int, ...]]:
-        rows = zip(total.numpy(), known[leading], strict=True)
+    def settle_trailing(self, total: Tensor, known: Known, n: int) -> list[tuple[int, ...]]:
+        rows = zip(total.numpy(), known[self.leading], strict=True)
         return [
             tuple(
                 (bucket << _SHIFT) + find(one, rest)[0]
-                for one, (bucket, rest) in zip(row, own, strict=True)
+                for one, (bucket, rest) in zip(row, buckets, strict=True)
             )
-            for row, own in rows
+            for row, buckets in rows
         ]
-
-    return [
-        *ranks(tied, values, at, scope=scope, per_part=per_part, needed=needed, ties=True),
-        Pass(leading, look_leading, settle_leading, scope, per_part, broken),
-        Pass(key, look_trailing, settle_trailing, scope, per_part, broken),
-    ]
 
 
 def bound_of(known: Known, key: str, k: int, takes: Sequence[Take]) -> tuple[Bound, ...] | None:
     """Row k of what `bounds` found; None where it was not needed."""
     if f"{key}.tied" not in known:
         return None
-    found = []
+    limits = []
     for q, take in enumerate(takes):
         cut = _Cut.of(known[f"{key}.tied"][k][q], take)
         position = known[key][k][q] if cut.index is not None and key in known else None
-        found.append(Bound(cut.value, position, take == "last"))
-    return tuple(found)
+        limits.append(Bound(cut.value, position, take == "last"))
+    return tuple(limits)
 
 
 @dataclass(frozen=True)

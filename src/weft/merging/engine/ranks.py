@@ -68,7 +68,7 @@ def ranks(
 
     def look_trailing(block: Block, known: Known) -> Tensor:
         rows = zip(values(block, known), known[leading], strict=True)
-        return torch.stack([_trailing(code, row, [b for b, _ in found]) for row, found in rows])
+        return torch.stack([_trailing(code, row, [b for b, _ in buckets]) for row, buckets in rows])
 
     def settle_trailing(counts: Tensor, known: Known, n: int) -> list[tuple[Any, ...]]:
         def one(inside: NDArray[np.int64], bucket: int, rest: int) -> Any:
@@ -78,8 +78,8 @@ def ranks(
 
         rows = zip(counts.numpy(), known[leading], strict=True)
         return [
-            tuple(one(inside, *place) for inside, place in zip(row, found, strict=True))
-            for row, found in rows
+            tuple(one(inside, *place) for inside, place in zip(row, buckets, strict=True))
+            for row, buckets in rows
         ]
 
     return [
@@ -138,7 +138,11 @@ def _trailing(code: _Code, values: Tensor, buckets: Sequence[int]) -> Tensor:
 
 
 def find(counts: NDArray[np.int64], position: int) -> tuple[int, int]:
-    """The bin that holds a position, and the position within that bin."""
+    """The bin that holds a position, and the position within that bin.
+
+    >>> find(np.array([2, 0, 3]), 3)
+    (2, 1)
+    """
     ends = np.cumsum(counts)
-    found = int(np.searchsorted(ends, position, side="right"))
-    return found, position - int(ends[found] - counts[found])
+    bin_of = int(np.searchsorted(ends, position, side="right"))
+    return bin_of, position - int(ends[bin_of] - counts[bin_of])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from weft.errors import WeftError
+from weft.errors import SettingError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 
@@ -41,14 +41,14 @@ class _Open:
 
     work: Work
     step: Step = field(default_factory=lambda: Step(_drop, ()))
-    given: int = 0  # pieces handed to threads
+    handed_out: int = 0  # pieces that threads have
     taken: int = 0
 
     def advance(self) -> bool:
         """Go to the next step that has pieces; False at the end."""
         for step in self.work:
             if step.pieces:
-                self.step, self.given, self.taken = step, 0, 0
+                self.step, self.handed_out, self.taken = step, 0, 0
                 return True
         return False
 
@@ -65,8 +65,8 @@ def run_all(pool: ThreadPoolExecutor, works: Iterable[Work]) -> None:
     try:
         while True:
             while len(waiting) < room and (one := _next(under_way, fresh, room)) is not None:
-                piece = one.step.pieces[one.given]
-                one.given += 1
+                piece = one.step.pieces[one.handed_out]
+                one.handed_out += 1
                 waiting.append((pool.submit(one.step.job, piece), one))
             if not waiting:
                 return
@@ -83,7 +83,7 @@ def run_all(pool: ThreadPoolExecutor, works: Iterable[Work]) -> None:
 def _next(under_way: list[_Open], fresh: Iterator[Work], most: int) -> _Open | None:
     """The earliest work that has a piece to hand out, else a fresh one."""
     for one in under_way:
-        if one.given < len(one.step.pieces):
+        if one.handed_out < len(one.step.pieces):
             return one
     while len(under_way) < most:
         work = next(fresh, None)
@@ -116,7 +116,7 @@ def threads_alone(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     So does the calling thread meanwhile, or torch's own threads would spin beside these.
     """
     if threads is not None and threads < 1:
-        raise WeftError(f"threads must be at least 1, not {threads}")
+        raise SettingError(f"threads must be at least 1, not {threads}")
     _keep_freed_memory()
     before = torch.get_num_threads()
     count = before if threads is None else threads

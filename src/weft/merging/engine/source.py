@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from weft.errors import WeftError
+from weft.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measured(spec: Spec) -> bool:
     return spec.dtype.is_floating_point and spec.size > 0
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """One part of a merge. Reading is safe from several threads at once."""
 
     @property
@@ -82,15 +82,15 @@ def cast(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
         return values
     low, high = (float(one) for one in torch.aminmax(values))
     most = torch.finfo(dtype).max
-    made = values.to(dtype)
+    stored = values.to(dtype)
     if -most <= low and high <= most:  # false for NaN as well
-        return made
+        return stored
     if dtype.itemsize == 1:  # torch gives the largest number instead
         bad = ~(values.abs() <= most)
     else:
-        bad = ~torch.isfinite(made.to(torch.float32))
+        bad = ~torch.isfinite(stored.to(torch.float32))
     if bad.any():
         value = float(values[bad][0])
         kind = str(dtype).removeprefix("torch.")
-        raise WeftError(f"tensor '{name}' merges to {value:g}, which {kind} can't hold")
-    return made
+        raise DataError(f"tensor '{name}' merges to {value:g}, which {kind} can't hold")
+    return stored

@@ -17,13 +17,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from weft.errors import WeftError
+from weft.errors import DataError, MismatchError, SettingError
 from weft.merging.engine.method import OPTIONS, Block, Known, Method, Pass
+from weft.merging.engine.options import check_part_options
 from weft.merging.engine.schedule import Step, Work, run_all, threads_alone
-from weft.merging.engine.source import Source, Spec, cast
+from weft.merging.engine.source import Spec, TensorSource, cast
 from weft.merging.engine.source import measured as measured
-from weft.merging.engine.sums import InOrder, Sum, as_bytes, inverse, tensor_places
-from weft.merging.part_options import check_options
+from weft.merging.engine.sums import InOrder, RunningSum, as_bytes, inverse, tensor_places
 
 BLOCK = 1 << 18  # elements: few enough for a core's own cache, many beside a call's cost
 _MOST = torch.finfo(torch.float32).max
@@ -49,10 +49,10 @@ class Sink(Protocol):
 class Merge:
     """What is merged how: sources of the same tensors, a method, the weights of each tensor."""
 
-    parts: Sequence[Source]
+    parts: Sequence[TensorSource]
     method: Method
     weights: Callable[[str], Sequence[float]]  # tensor name -> K weights
-    base: Source | None = None
+    base: TensorSource | None = None
     options: Callable[[str], Mapping[str, Sequence[float]]] | None = None  # name -> option -> K
     # What is read, and differences from the base, rounded before a method sees them: to a dtype, or
     # differences alone to that in which the base is stored.
@@ -68,13 +68,13 @@ def stream(
 ) -> None:
     """Merge every tensor that the sink wants, in the order of the first part.
 
-    `progress` is told the bytes read as they are read, by the thread that read them. Raises
+    `progress` is called with the bytes read, by the thread that read them. Raises
     `WeftError` for a part that holds NaN or infinity, and for integer tensors that differ. Names
     and shapes are checked by `check_alike`.
     """
     merge.method.check(len(merge.parts))
     check_alike(merge.parts, merge.base)
-    check_options(merge)
+    check_part_options(merge)
     early, late = split_passes(merge.method)
     with threads_alone(threads) as pool:
         run = _Run(merge, pool, progress)
@@ -92,7 +92,7 @@ def split_passes(method: Method) -> tuple[list[Pass], list[Pass]]:
 
 
 def bytes_to_read(merge: Merge, wants: Callable[[str], bool]) -> int:
-    """What `stream` will tell its `progress` in all."""
+    """What `stream` will report to its `progress` in all."""
     early, late = split_passes(merge.method)
     sources = [*merge.parts, *([] if merge.base is None else [merge.base])]
     total = 0
@@ -111,35 +111,35 @@ def bytes_to_read(merge: Merge, wants: Callable[[str], bool]) -> int:
 
 def read_parts(merge: Merge, name: str) -> list[int]:
     """The parts that a tensor is read from: all but those of weight 0, if the method skips them."""
-    skips = getattr(merge.method, "skips_zero", False)
+    skips = merge.method.skips_zero
     return [k for k, weight in enumerate(merge.weights(name)) if weight or not skips]
 
 
-def check_alike(parts: Sequence[Source], base: Source | None = None) -> None:
+def check_alike(parts: Sequence[TensorSource], base: TensorSource | None = None) -> None:
     """Sources must have the same tensors: names, shapes, and floating point or not."""
     if not parts:
-        raise WeftError("a merge needs at least one part")
+        raise SettingError("a merge needs at least one part")
     labels = [part.label for part in parts]
     if len(set(labels)) < len(labels):
-        raise WeftError(f"two parts are named '{max(labels, key=labels.count)}'")
+        raise SettingError(f"two parts are named '{max(labels, key=labels.count)}'")
     first = parts[0]
     for other in [*parts[1:], *([] if base is None else [base])]:
         odd = first.specs.keys() ^ other.specs.keys()
         if odd:
             name = min(odd)
             there, lacking = (first, other) if name in first.specs else (other, first)
-            raise WeftError(f"tensor '{name}' is in {there.label} but not in {lacking.label}")
+            raise MismatchError(f"tensor '{name}' is in {there.label} but not in {lacking.label}")
         for name, spec in first.specs.items():
-            own = other.specs[name]
-            if own.shape != spec.shape:
-                raise WeftError(
+            other_spec = other.specs[name]
+            if other_spec.shape != spec.shape:
+                raise MismatchError(
                     f"tensor '{name}' has the shape {list(spec.shape)} in {first.label} "
-                    f"and {list(own.shape)} in {other.label}"
+                    f"and {list(other_spec.shape)} in {other.label}"
                 )
-            if own.dtype.is_floating_point != spec.dtype.is_floating_point:
-                raise WeftError(
+            if other_spec.dtype.is_floating_point != spec.dtype.is_floating_point:
+                raise MismatchError(
                     f"tensor '{name}' is {spec.dtype} in {first.label} "
-                    f"and {own.dtype} in {other.label}".replace("torch.", "")
+                    f"and {other_spec.dtype} in {other.label}".replace("torch.", "")
                 )
 
 
@@ -156,8 +156,8 @@ class _Run:
     progress: Callable[[int], None] | None
 
     def __post_init__(self) -> None:
-        self.shared: dict[str, _Shared] = {}  # found by global passes
-        self.own: dict[str, dict[str, Any]] = {}  # by tensor: found by passes of tensor scope
+        self.shared: dict[str, _Shared] = {}  # measured by global passes
+        self.measured: dict[str, dict[str, Any]] = {}  # by tensor: by passes of tensor scope
         self.orders: dict[str, tuple[int, ...]] = {}
         self.places = tensor_places(self.merge.parts[0].specs)
 
@@ -199,23 +199,27 @@ class _Run:
             self.skip([name])
             return
         total = yield from self.look(name, one)
-        known, size, own = self.known(name), self.spec(name).size, self.own.setdefault(name, {})
+        known, size, measured_here = (
+            self.known(name),
+            self.spec(name).size,
+            self.measured.setdefault(name, {}),
+        )
         # By a thread of the pool: those compute alone.
         yield Step(
             lambda key: one.settle(total, known, size),
             [one.key],
-            lambda found: own.update({one.key: found}),
+            lambda value: measured_here.update({one.key: value}),
         )
 
     def look(self, name: str, one: Pass) -> Generator[Step, None, Tensor]:
         yield from self.put_in_order(name)
-        known, total = self.known(name), Sum()
+        known, total = self.known(name), RunningSum()
         yield Step(lambda piece: one.look(self.block(name, *piece), known), self.cut(name), total)
         return total.value
 
     def known(self, name: str) -> Known:
         order = self.orders[name]
-        return self.shared_known(order) | self.options(name, order) | self.own.get(name, {})
+        return self.shared_known(order) | self.options(name, order) | self.measured.get(name, {})
 
     def shared_known(self, order: Sequence[int] | None) -> dict[str, Any]:
         known: dict[str, Any] = {
@@ -231,8 +235,8 @@ class _Run:
         """The parts' own options for a tensor, in an order."""
         if self.merge.options is None:
             return {}
-        found = self.merge.options(name)
-        return {OPTIONS: {key: [values[k] for k in order] for key, values in found.items()}}
+        options = self.merge.options(name)
+        return {OPTIONS: {key: [values[k] for k in order] for key, values in options.items()}}
 
     def tensor(self, name: str, passes: Sequence[Pass], sink: Sink) -> Work:
         """The passes of one tensor, then its merged elements."""
@@ -244,7 +248,7 @@ class _Run:
             yield Step(lambda piece: self.combine(name, piece, known, sink), self.cut(name))
         else:
             yield Step(lambda piece: self.copy(name, piece, sink), self.cut(name))
-        self.own.pop(name, None)
+        self.measured.pop(name, None)
         sink.finish(name)
 
     def combine(self, name: str, piece: tuple[int, int], known: Known, sink: Sink) -> None:
@@ -260,7 +264,7 @@ class _Run:
         values = self.raw(first, name, *piece)
         for other in others:
             if not torch.equal(values, self.raw(other, name, *piece)):
-                raise WeftError(
+                raise MismatchError(
                     f"tensor '{name}' holds integers that differ in {first.label} and {other.label}"
                 )
         sink.write(name, piece[0], values)
@@ -283,7 +287,9 @@ class _Run:
             ]
         weights = [float(weight) for weight in merge.weights(name)]
         if not all(abs(weight) <= _MOST for weight in weights):
-            raise WeftError(f"tensor '{name}': the weights {weights} are too large or not finite")
+            raise SettingError(
+                f"tensor '{name}': the weights {weights} are too large or not finite"
+            )
         return Block(
             name,
             start,
@@ -295,27 +301,27 @@ class _Run:
             self.places[name] + start,
         )
 
-    def rounded(self, values: Tensor, base: Source | None, name: str) -> Tensor:
+    def rounded(self, values: Tensor, base: TensorSource | None, name: str) -> Tensor:
         """Differences in the precision asked for."""
         dtype = self.merge.round_to
         if dtype == "stored":
             dtype = None if base is None else base.specs[name].dtype
         return values if dtype is None else values.to(dtype).to(torch.float32)
 
-    def raw(self, source: Source, name: str, start: int, count: int) -> Tensor:
+    def raw(self, source: TensorSource, name: str, start: int, count: int) -> Tensor:
         values = source.read(name, start, count)
         if self.progress is not None:
             self.progress(values.numel() * values.element_size())
         return values
 
-    def floats(self, source: Source, name: str, start: int, count: int) -> Tensor:
+    def floats(self, source: TensorSource, name: str, start: int, count: int) -> Tensor:
         """A fresh float32 copy; NaN and infinity are errors."""
         values = self.raw(source, name, start, count).to(torch.float32, copy=True)
         if isinstance(self.merge.round_to, torch.dtype):
             values = values.to(self.merge.round_to).to(torch.float32)
         # The sum of finite numbers may overflow too: only then is every one looked at.
         if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
-            raise WeftError(f"tensor '{name}' of {source.label} holds NaN or infinity")
+            raise DataError(f"tensor '{name}' of {source.label} holds NaN or infinity")
         return values
 
     def put_in_order(self, name: str) -> Iterator[Step]:
@@ -323,7 +329,7 @@ class _Run:
         if name in self.orders:
             return
         if self.merge.method.symmetric and len(self.merge.parts) > 1:
-            yield Step(self.order, [name], lambda found: self.orders.update({name: found}))
+            yield Step(self.order, [name], lambda order: self.orders.update({name: order}))
         else:
             self.orders[name] = tuple(range(len(self.merge.parts)))
 

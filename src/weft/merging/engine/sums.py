@@ -10,7 +10,7 @@ from torch import Tensor
 from weft.merging.engine.source import Spec, measured
 
 
-class Sum:
+class RunningSum:
     """Adds up what it is called with."""
 
     value: Tensor
@@ -19,7 +19,7 @@ class Sum:
     def __call__(self, one: Tensor) -> None:
         if self.count > 1:
             self.value.add_(one)
-        else:  # the first one belongs to who made it
+        else:  # the first one belongs to its caller
             self.value = self.value + one if self.count else one
         self.count += 1
 
@@ -31,7 +31,7 @@ class InOrder:
         self.left = iter(names)
         self.next = next(self.left, None)
         self.early: dict[str, Tensor] = {}
-        self.total = Sum()
+        self.total = RunningSum()
 
     def put(self, name: str, one: Tensor) -> None:
         self.early[name] = one
@@ -55,9 +55,9 @@ def as_bytes(values: Tensor) -> Tensor:
 def tensor_places(specs: Mapping[str, Spec]) -> dict[str, int]:
     """Where each tensor begins among all elements, tensors in alphabetical order: the same
     whatever the layout of files."""
-    found: dict[str, int] = {}
+    starts: dict[str, int] = {}
     end = 0
     for name in sorted(specs):
-        found[name] = end
+        starts[name] = end
         end += specs[name].size if measured(specs[name]) else 0
-    return found
+    return starts

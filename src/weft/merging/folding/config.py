@@ -9,9 +9,9 @@ from typing import Any
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.backbones.files import COMPANIONS, CONFIG
-from weft.errors import WeftError
+from weft.errors import MismatchError
 from weft.merging.folding.folded import Folded
-from weft.merging.lora.rows import HEAD, INPUTS
+from weft.merging.lora.token_rows import HEAD, INPUTS
 
 _NO_TOKENIZER = (
     CONFIG,
@@ -91,14 +91,14 @@ def changed_vocabulary(folded: Folded) -> int | None:
     rows = {n: one.spec.shape[0] for n, one in ends.items() if one.saved is not None}
     both = {n: one.spec.shape[0] for n, one in ends.items()} if rows else {}
     if len(set(both.values())) > 1:
-        said = " and ".join(f"{count} in '{name}'" for name, count in both.items())
-        raise WeftError(f"{folded.label} has another number of tokens at each end: {said}")
+        sizes = " and ".join(f"{count} in '{name}'" for name, count in both.items())
+        raise MismatchError(f"{folded.label} has another number of tokens at each end: {sizes}")
     count = next(iter(rows.values()), None)
     return None if count == folded.backbone.vocab_size else count
 
 
 def _set(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Where it is said: of a model of several parts, in the one of text."""
+    """Where the key stands: of a model of several parts, in the one of text."""
     text = config.get("text_config")
     inside = isinstance(text, dict) and (key in text or key not in config)
     changed = dict(config)
@@ -127,7 +127,7 @@ def check_added(folded: Folded) -> None:
     place: it would be left out without a word when the folded checkpoint is loaded."""
     added = [name for name in folded.added if name != f"{HEAD}.weight"]
     if added and _class(folded, folded.backbone.config or {}) is None:
-        raise WeftError(
+        raise MismatchError(
             f"{folded.label} saves '{added[0]}' whole, which {folded.backbone.label} lacks, and "
             "nothing says of which class the model with it is (task_type, auto_mapping)"
         )
@@ -142,7 +142,7 @@ def _class(folded: Folded, config: Mapping[str, Any]) -> str | None:
         from transformers.models.auto import modeling_auto
 
         table: Mapping[str, Any] = getattr(modeling_auto, _CLASSES[header.task_type])
-        found = table.get(str(config.get("model_type")))
-        return found if isinstance(found, str) else None
+        name = table.get(str(config.get("model_type")))
+        return name if isinstance(name, str) else None
     named = (header.auto_mapping or {}).get("base_model_class")
     return named if isinstance(named, str) else None

@@ -18,9 +18,17 @@ from weft.artifacts.staging import staged
 from weft.backbones import find_backbone
 from weft.backbones.load import fingerprint_of, named_backbone
 from weft.backbones.names import StatedBackbone, in_words
-from weft.errors import WeftError
-from weft.merging.card import Parent, Story, copy_companions, write_index, write_story
-from weft.merging.checkpoint import ADAPTER, Checkpoint, inner_advice, open_checkpoint
+from weft.errors import DataError, MismatchError, NotFoundError, SettingError, WeftError
+from weft.merging.checkpoints.checkpoint import Checkpoint, inner_advice, open_checkpoint
+from weft.merging.checkpoints.model_card import (
+    Parent,
+    Story,
+    copy_companions,
+    write_index,
+    write_story,
+)
+from weft.merging.checkpoints.quantised import check_plain
+from weft.merging.checkpoints.shards import FolderSink, Shard, plan_shards
 from weft.merging.engine.schedule import threads_alone
 from weft.merging.engine.stream import pieces
 from weft.merging.folding.config import (
@@ -30,9 +38,8 @@ from weft.merging.folding.config import (
     take_tokenizer,
 )
 from weft.merging.folding.folded import Folded, fold_pieces
-from weft.merging.output import FolderSink, Shard, plan_shards
-from weft.merging.quantised import check_plain
-from weft.merging.recipe import SHARD_SIZE, bytes_of, locate
+from weft.merging.paths import ADAPTER_CONFIG, bytes_of, locate
+from weft.merging.recipe import SHARD_SIZE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FORMAT = 2  # raised when the same parts give other bytes
@@ -40,9 +47,9 @@ _FORMAT = 2  # raised when the same parts give other bytes
 
 def fold(
     adapter: Path | str,
-    out: Path,
+    out: Path | str,
     *,
-    base: Path | None = None,
+    base: Path | str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> Path:
@@ -52,26 +59,42 @@ def fold(
     `adapter` is a folder, or the hub name of one in the Hugging Face cache. Modules saved whole,
     trained biases and rows of single tokens take the place of the backbone's; where they change
     the vocabulary, the tying of input and output, or the head, config.json says so; a tokenizer in
-    the adapter's folder is taken instead of the backbone's. `base` is the backbone's folder, the
-    one that the adapter names unless given; `dtype` float32, bfloat16 or float16, each tensor's
-    in the backbone unless given. An adapter of another backbone, or one that changes nothing, is
+    the adapter's folder is taken instead of the backbone's. `base` is the backbone's folder,
+    by default the one that the adapter names; `dtype` float32, bfloat16 or float16, by default each
+    tensor's in the backbone. An adapter of another backbone, or one that changes nothing, is
     a `WeftError`.
+
+    >>> import json, tempfile
+    >>> from safetensors.torch import load_file, save_file
+    >>> from weft.adapters import Adapter, Factors, save_adapter
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name)
+    ...     (folder / "base").mkdir()
+    ...     save_file({"layer.weight": torch.eye(2)}, folder / "base" / "model.safetensors")
+    ...     identity = {"name": str(folder / "base"), "fingerprint": fingerprint_of(folder / "base")}
+    ...     factors = Factors(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0], [0.0]]), 0.5)
+    ...     save_adapter(Adapter({"layer": factors}, {"backbone": identity}), folder / "adapter")
+    ...     out = fold(folder / "adapter", folder / "folded")
+    ...     load_file(out / "model.safetensors")
+    {'layer.weight': tensor([[2., 0.],
+            [0., 1.]])}
     """
+    out, base = Path(out), None if base is None else Path(base)
     check_folder(out, new=True)
     if dtype is not None and dtype not in DTYPES:
-        raise WeftError(f"dtype is one of {', '.join(DTYPES)}, not {dtype}")
+        raise SettingError(f"dtype is one of {', '.join(DTYPES)}, not {dtype}")
     path = _adapter_folder(adapter)
     loaded = load_adapter(path, lazy=True, backbone=None if base is None else str(base))
     if loaded.changes_nothing():
-        raise WeftError(f"{path} changes nothing: its factors are zero, as before training")
+        raise DataError(f"{path} changes nothing: its factors are zero, as before training")
     named = loaded.manifest["backbone"]
-    manifest = path / (MANIFEST if (path / MANIFEST).is_file() else ADAPTER[0])
+    manifest = path / (MANIFEST if (path / MANIFEST).is_file() else ADAPTER_CONFIG)
     folder = base or _backbone_of(named["name"], manifest)
     fingerprint = fingerprint_of(folder) if folder.is_dir() else ""
     stated = StatedBackbone.of(named)
     if stated.fingerprint not in (None, fingerprint):
         theirs, ours = in_words(stated, StatedBackbone(str(folder), fingerprint or None))
-        raise WeftError(f"the adapter {path} belongs to backbone {theirs}, not to {ours}")
+        raise MismatchError(f"the adapter {path} belongs to backbone {theirs}, not to {ours}")
     with open_checkpoint(folder) as backbone:
         _check_plain(backbone)
         label = path.resolve().name
@@ -87,7 +110,7 @@ def _check_plain(backbone: Checkpoint) -> None:
     try:
         check_plain(backbone, torch.float32)
     except WeftError as error:
-        raise WeftError(
+        raise DataError(
             f"{error}: to fold, name the backbone as it was before it was quantised (--base)"
         ) from None
 
@@ -96,19 +119,19 @@ def _backbone_of(name: str, manifest: Path) -> Path:
     try:
         return find_backbone(named_backbone(name, manifest))
     except WeftError as error:
-        raise WeftError(f"{error}; or name its folder (--base)") from None
+        raise type(error)(f"{error}; or name its folder (--base)") from None
 
 
 def _adapter_folder(adapter: Path | str) -> Path:
     path = locate(adapter)
     if not path.is_dir():
-        raise WeftError(
+        raise NotFoundError(
             f"{adapter} is neither an adapter's folder nor in the Hugging Face cache "
             f"(hf download {adapter} brings one from the hub)"
         )
-    if not (path / ADAPTER[0]).is_file():
-        raise WeftError(
-            f"{path} is not an adapter's folder: it has no {ADAPTER[0]}{inner_advice(path)}"
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise NotFoundError(
+            f"{path} is not an adapter's folder: it has no {ADAPTER_CONFIG}{inner_advice(path)}"
         )
     return path
 

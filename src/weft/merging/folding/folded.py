@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from weft.adapters import Adapter, TokenRows
-from weft.errors import WeftError
-from weft.merging.checkpoint import Checkpoint
+from weft.errors import DataError, MismatchError
+from weft.merging.checkpoints.checkpoint import Checkpoint
 from weft.merging.engine.source import Spec
-from weft.merging.lora.rows import HEAD, INPUTS
 from weft.merging.lora.sources import DeltaSource
+from weft.merging.lora.token_rows import HEAD, INPUTS
 
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
@@ -35,7 +35,7 @@ class Piece:
 
     @property
     def change(self) -> tuple[Any, ...]:
-        """What tells two tensors apart that are tied in the backbone."""
+        """In what two tensors differ that are tied in the backbone."""
         return self.delta, self.rows, self.saved
 
 
@@ -78,7 +78,7 @@ class Folded:
         if piece.rows is not None:
             _put_rows(values, self.adapter.tokens[piece.rows], start, piece.spec.columns)
         if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
-            raise WeftError(f"tensor '{name}' of {self.label} holds NaN or infinity")
+            raise DataError(f"tensor '{name}' of {self.label} holds NaN or infinity")
         return values
 
     def _delta(self, piece: Piece, start: int, count: int) -> Tensor:
@@ -139,13 +139,13 @@ def _added(
 ) -> Piece:
     shape = adapter.shapes[module].delta
     if piece is None:
-        raise WeftError(
+        raise MismatchError(
             f"{label} has the module '{module}', but {backbone.label} has no weight of that name"
         )
     their = piece.spec.shape
     turned = their == shape[::-1] and (their != shape or _stored_turned(backbone, adapter))
     if their != shape and not turned:
-        raise WeftError(
+        raise MismatchError(
             f"module '{module}' has the shape {list(shape)} in {label}, "
             f"but its weight has {list(their)} in {backbone.label}"
         )
@@ -164,11 +164,11 @@ def _replaced(
     shape = tuple(adapter.saved[name].shape)
     if piece is None:
         if name in adapter.biases:
-            raise WeftError(f"{label} has the bias '{name}', which {backbone.label} lacks")
+            raise MismatchError(f"{label} has the bias '{name}', which {backbone.label} lacks")
         return Piece(Spec(shape, _dtype(backbone)), saved=name)
     rows_alone = len(shape) == len(piece.spec.shape) and shape[1:] == piece.spec.shape[1:]
     if shape != piece.spec.shape and (name in adapter.biases or not rows_alone):
-        raise WeftError(
+        raise MismatchError(
             f"'{name}' has the shape {list(shape)} in {label}, "
             f"but {list(piece.spec.shape)} in {backbone.label}"
         )
@@ -179,9 +179,9 @@ def _with_rows(piece: Piece | None, adapter: Adapter, module: str, label: str) -
     tokens = adapter.tokens[module]
     shape = None if piece is None else piece.spec.shape
     if piece is None or len(piece.spec.shape) != 2:
-        raise WeftError(f"{label} trained rows of '{module}', which the backbone lacks")
+        raise MismatchError(f"{label} trained rows of '{module}', which the backbone lacks")
     if tokens.rows.shape[1] != piece.spec.columns or max(tokens.indices) >= piece.spec.shape[0]:
-        raise WeftError(
+        raise MismatchError(
             f"{label} trained rows of '{module}' up to token {max(tokens.indices)}, of "
             f"{tokens.rows.shape[1]} elements, but the backbone's has the shape {list(shape or ())}"
         )
@@ -209,7 +209,7 @@ def _check_embeddings(
 ) -> None:
     """Encoder-decoders use one embedding in more places than two."""
     if (backbone.config or {}).get("is_encoder_decoder") and any(pieces[embedding].change):
-        raise WeftError(
+        raise MismatchError(
             f"{label} changes '{embedding}', which an encoder and a decoder share; folding that is "
             "not supported"
         )
@@ -222,12 +222,12 @@ def _dtype(backbone: Checkpoint) -> torch.dtype:
 
 
 def _ends(backbone: Checkpoint, names: Names) -> tuple[str | None, str]:
-    """The input embedding, if it can be told by its name, and the output layer's name."""
-    found = [n for n in backbone.specs if n.rpartition(".")[0].rpartition(".")[2] in INPUTS]
+    """The input embedding, if its name shows it, and the output layer's name."""
+    inputs = [n for n in backbone.specs if n.rpartition(".")[0].rpartition(".")[2] in INPUTS]
     shared = [n for n in backbone.specs if n == "shared.weight"]
     heads = [n for n in backbone.specs if n.endswith(f"{HEAD}.weight")]
     head = heads[0] if heads else names.tensor(f"{HEAD}.weight")
-    return next(iter(shared or found), None), head
+    return next(iter(shared or inputs), None), head
 
 
 def _is_tied(backbone: Checkpoint, adapter: Adapter, head: str) -> bool:
@@ -283,21 +283,21 @@ class Names:
 def _names(backbone: Checkpoint, adapter: Adapter, label: str) -> Names:
     modules = [m for m in adapter.factors if m.rpartition(".")[2] != HEAD] or list(adapter.factors)
     ways = dict.fromkeys(_ways(modules[0], backbone))
-    found = {
+    reached = {
         way: [m for m in modules if way.tensor(f"{m}.weight") in backbone.specs] for way in ways
     }
-    best = max(found, key=lambda way: len(found[way]))
-    if len(found[best]) < len(modules):
-        lacking = [module for module in modules if module not in found[best]]
+    best = max(reached, key=lambda way: len(reached[way]))
+    if len(reached[best]) < len(modules):
+        lacking = [module for module in modules if module not in reached[best]]
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise WeftError(
+        raise MismatchError(
             f"{label} has the module '{lacking[0]}'{more}, "
             f"but {backbone.label} has no weight of that name"
         )
-    whole = [way for way, names in found.items() if len(names) == len(modules)]
+    whole = [way for way, names in reached.items() if len(names) == len(modules)]
     if len(whole) > 1 and whole[0] != Names():
         one, other = (way.tensor(f"{modules[0]}.weight") for way in whole[:2])
-        raise WeftError(
+        raise MismatchError(
             f"the modules of {label} fit two places in {backbone.label}: '{one}' and '{other}'"
         )
     weights = [f"{module}.weight" for module in (*adapter.factors, *adapter.tokens)]

@@ -30,12 +30,12 @@ def merge_each(
     with threads_alone(count) as pool:
         sink = _Sink(specs, finish, pool, count)
         stream(merge, sink, threads=count)
-        return {name: sink.made[name].result() for name in specs}
+        return {name: sink.results[name].result() for name in specs}
 
 
 class _Sink(Generic[X]):
     """Gathers a tensor's blocks and passes it on, on a thread that computes alone: the bits of
-    what is made must not depend on the number of threads."""
+    what comes out must not depend on the number of threads."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _Sink(Generic[X]):
         pool: ThreadPoolExecutor,
         count: int,
     ) -> None:
-        self.made: dict[str, Future[X]] = {}
+        self.results: dict[str, Future[X]] = {}
         self._specs, self._make, self._pool = specs, finish, pool
         self._open: dict[str, Tensor] = {}
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class _Sink(Generic[X]):
     def finish(self, name: str) -> None:
         tensor = self._open.pop(name, torch.zeros(0)).view(self._specs[name].shape)
         self._room.acquire()
-        self.made[name] = self._pool.submit(self._do, name, tensor)
+        self.results[name] = self._pool.submit(self._do, name, tensor)
 
     def _do(self, name: str, tensor: Tensor) -> X:
         try:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weft.adapters import Factors
+from weft.adapters.factors import Factors
+from weft.merging.engine.matrices import gram_of_rows, square_root
 
-_STRIP = 256  # rows of a Gram matrix computed at once
 _SPARE = 8  # columns beyond the rank that make a span converge fast
 _TINY, _HUGE = 1e-15, 1e15  # products of squares in between are safe in float32
 _SMALL = 1e-3  # a share of ‖ΔW‖² so small is not the difference of two squares in float32
@@ -26,15 +26,22 @@ def concatenate(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     Parts of weight 0 take no rank. Where all λ_k s_k are equal, that is the scaling, and no factor
     is rounded: a single part of weight 1 comes back bit for bit. Else the scaling is 1 and B_k is
     multiplied by λ_k s_k. This is what WeaveRec's released code computes, and PEFT's `cat`.
+
+    >>> one = Factors(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0], [0.0]]), 1.0)
+    >>> other = Factors(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0], [3.0]]), 2.0)
+    >>> merged = concatenate([one, other], [1.0, 0.5])
+    >>> merged.rank, merged.delta()
+    (2, tensor([[2., 0.],
+            [0., 3.]]))
     """
-    kept = [(w * p.scaling, p) for p, w in zip(parts, weights, strict=True) if w * p.scaling]
-    if not kept:
+    alive = [(w * p.scaling, p) for p, w in zip(parts, weights, strict=True) if w * p.scaling]
+    if not alive:
         return Factors(parts[0].a, torch.zeros_like(parts[0].b), 1.0)
-    scales = [scale for scale, _ in kept]
-    a = torch.cat([part.a for _, part in kept])
+    scales = [scale for scale, _ in alive]
+    a = torch.cat([part.a for _, part in alive])
     if len(set(scales)) == 1:
-        return Factors(a, torch.cat([part.b for _, part in kept], dim=1), scales[0])
-    return Factors(a, torch.cat([scale * part.b for scale, part in kept], dim=1), 1.0)
+        return Factors(a, torch.cat([part.b for _, part in alive], dim=1), scales[0])
+    return Factors(a, torch.cat([scale * part.b for scale, part in alive], dim=1), 1.0)
 
 
 def average_factors(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
@@ -49,7 +56,7 @@ def average_factors(parts: Sequence[Factors], weights: Sequence[float]) -> Facto
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class StackedFactors:
     """scale · B A with a [n, in] and b [out, n] float32."""
 
     a: Tensor
@@ -57,7 +64,7 @@ class Stack:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, parts: Sequence[Factors], weights: Sequence[float]) -> Stack:
+    def of(cls, parts: Sequence[Factors], weights: Sequence[float]) -> StackedFactors:
         """The parts' factors with λ_k s_k in B, but for the largest of these, which is `scale`."""
         rank = sum(part.rank for part in parts)
         scales = [weight * part.scaling for part, weight in zip(parts, weights, strict=True)]
@@ -85,7 +92,7 @@ class Truncated:
     error: float
 
 
-def truncate(stack: Stack, rank: int) -> Truncated:
+def truncate(stack: StackedFactors, rank: int) -> Truncated:
     """The best approximation of B A of a rank (Eckart and Young), A [r, in], B [out, r], scaling 1.
 
     r = min(rank, n, in, out). With G_A = A Aᵀ, G_B = Bᵀ B = L Lᵀ and Y the first eigenvectors of
@@ -102,10 +109,10 @@ def truncate(stack: Stack, rank: int) -> Truncated:
             stack = _rescaled(stack)
             delta = stack.b @ stack.a
         return truncate_delta(delta, rank, stack.scale)
-    products = gram(stack.a), gram(stack.b.T)
+    products = gram_of_rows(stack.a), gram_of_rows(stack.b.T)
     if not all(_safe(product) for product in products):
         stack = _rescaled(stack)
-        products = gram(stack.a), gram(stack.b.T)
+        products = gram_of_rows(stack.a), gram_of_rows(stack.b.T)
     turn = _balance(*products)
     product_a, product_b = products[0] * turn * turn[:, None], products[1] / turn / turn[:, None]
     root = square_root(product_b)
@@ -132,7 +139,7 @@ def truncate_delta(delta: Tensor, rank: int, scale: float = 1.0) -> Truncated:
     most = float(delta.abs().max()) if delta.numel() else 0.0
     if most:
         delta, scale = delta / most, scale * most
-    vectors = _first(gram(delta), rank + _SPARE)
+    vectors = _first(gram_of_rows(delta), rank + _SPARE)
     triple = _refined(
         lambda right: delta @ right, lambda left: delta.T @ left, delta.T @ vectors, rank
     )
@@ -149,28 +156,6 @@ def whole(delta: Tensor) -> Factors:
     return Factors(torch.eye(inside), delta, 1.0)
 
 
-def gram(x: Tensor) -> Tensor:
-    """X Xᵀ [n, n] of X [n, p], at little more than half the price of a full product."""
-    n = x.shape[0]
-    product = x.new_empty(n, n)
-    for start in range(0, n, _STRIP):
-        stop = min(start + _STRIP, n)
-        strip = x[start:stop] @ x[:stop].T
-        product[start:stop, :stop] = strip
-        product[:start, start:stop] = strip[:, :start].T
-    return product
-
-
-def square_root(product: Tensor) -> Tensor:
-    """L [n, n] with L Lᵀ = G for a positive semidefinite G [n, n], up to rounding."""
-    root: Tensor
-    root, failed = torch.linalg.cholesky_ex(product)
-    if failed:
-        values, vectors = torch.linalg.eigh(product)
-        root = vectors * values.clamp(min=0).sqrt()
-    return root
-
-
 def _balance(product_a: Tensor, product_b: Tensor) -> Tensor:
     """[n]: what to multiply row i of A with, and divide column i of B by, so that their norms are
     equal. Rounding then sees the size of products, not how it is split between their factors.
@@ -179,11 +164,11 @@ def _balance(product_a: Tensor, product_b: Tensor) -> Tensor:
     return torch.where((a > 0) & (b > 0), (b / a) ** 0.25, 1.0).float()
 
 
-def _rest(stack: Stack, turn: Tensor, right: Tensor) -> float:
+def _rest(stack: StackedFactors, turn: Tensor, right: Tensor) -> float:
     """‖B A (1 - V Vᵀ)‖² in float64: its terms cancel each other."""
     rest = stack.a.double()
     rest = (rest - rest @ right @ right.T) * turn[:, None]
-    return _dot(gram(rest), gram((stack.b.double() / turn).T))
+    return _dot(gram_of_rows(rest), gram_of_rows((stack.b.double() / turn).T))
 
 
 def _safe(product: Tensor) -> bool:
@@ -192,14 +177,14 @@ def _safe(product: Tensor) -> bool:
     return bool(((squares > _TINY) & (squares < _HUGE)).all())
 
 
-def _rescaled(stack: Stack) -> Stack:
+def _rescaled(stack: StackedFactors) -> StackedFactors:
     """The same product with rows of A and columns of B of entries of at most 1, and of the same
     size as the one that they meet."""
     a, b = stack.a.abs().amax(1).double(), stack.b.abs().amax(0).double()
     size = (a * b).sqrt()
     most = float(size.max()) or 1.0
-    turned = [torch.where(size > 0, size / most / own, 0.0) for own in (a, b)]
-    return Stack(
+    turned = [torch.where(size > 0, size / most / side, 0.0) for side in (a, b)]
+    return StackedFactors(
         (stack.a * turned[0][:, None]).float(),
         (stack.b * turned[1]).float(),
         stack.scale * most * most,

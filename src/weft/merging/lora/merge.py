@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 from weft import __version__
-from weft.adapters import Adapter, Factors, FactorShape
-from weft.adapters.factors import Half, LazyFactors
-from weft.errors import WeftError
+from weft.adapters.adapter import Adapter
+from weft.adapters.factors import Factors, FactorShape, Half, LazyFactors
+from weft.errors import DataError, SettingError
 from weft.merging.engine.method import Method
 from weft.merging.engine.schedule import Step, Work, run_all, threads_alone
-from weft.merging.engine.source import Source
+from weft.merging.engine.source import TensorSource
 from weft.merging.engine.stream import Merge
 from weft.merging.lora.dense import merge_each
-from weft.merging.lora.kept import kept_shares, written
-from weft.merging.lora.knots import Basis, basis
-from weft.merging.lora.lego import lego
 from weft.merging.lora.lowrank import (
-    Stack,
+    StackedFactors,
     Truncated,
     average_factors,
     concatenate,
@@ -31,33 +28,60 @@ from weft.merging.lora.lowrank import (
     truncate_delta,
     whole,
 )
-from weft.merging.lora.parts import Parts, Space, Weigh, gather
-from weft.merging.lora.saved import check_saved, effective, merge_rows, merge_saved
+from weft.merging.lora.parts import AdapterParts, Space, Weigh, gather
+from weft.merging.lora.saved_modules import check_saved, merge_rows, merge_saved
 from weft.merging.lora.sources import DeltaSource
+from weft.merging.lora.truncation import norm_shares, written
+from weft.merging.methods.registry import make_method, method_options
+from weft.merging.part_options import PartOptions
 
 if TYPE_CHECKING:
-    from weft.merging.methods import Knots
+    from weft.merging.methods.base import CommonBasis, FactorKernel, MergeMethod
 
 X = TypeVar("X")
+
+
+class AdapterKeywords(TypedDict, total=False):
+    """What `merge_adapters` takes by name."""
+
+    space: Space
+    rank: int | None
+    labels: Sequence[str] | None
+    threads: int | None
+    base: TensorSource | None
+    union: bool
+    options: PartOptions | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdapterSettings:
+    """How adapters are merged, beside the method and the weights; see `merge_adapters`."""
+
+    space: Space = "delta"
+    rank: int | None = None
+    labels: Sequence[str] | None = None
+    threads: int | None = None
+    base: TensorSource | None = None
+    union: bool = False
+    options: PartOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.space not in ("delta", "factors"):
+            raise SettingError(f"space is {self.space!r}, neither delta nor factors")
+        if self.rank is not None and self.rank < 1:
+            raise SettingError(f"a merge needs a rank of at least 1, not {self.rank}")
 
 
 def merge_adapters(
     parts: Sequence[Adapter],
     method: str | Mapping[str, Any] | Method = "linear",
     weights: Sequence[float] | Weigh | None = None,
-    *,
-    space: Space = "delta",
-    rank: int | None = None,
-    labels: Sequence[str] | None = None,
-    threads: int | None = None,
-    base: Source | None = None,
-    union: bool = False,
-    options: Callable[[str], Mapping[str, Sequence[float]]] | None = None,
+    **settings: Unpack[AdapterKeywords],
 ) -> Adapter:
     """One adapter out of several of one backbone, by any method; float32 factors.
 
     `weights`: one a part, or a function of a module's name (and of a saved tensor's) that gives
-    them; the method's own default unless given. They are taken as they are.
+    them; by default the method's own. They are taken as they are.
 
     `space: delta` merges ΔW = s B A. Weighted sums (`linear`, `task_arithmetic`, `concat`) are
     exact at rank Σ r_k; `lego` and `knots` work on the factors; every other method's ΔW is formed
@@ -67,80 +91,121 @@ def merge_adapters(
     clusters. `space: factors` merges A and B each by itself; parts need one rank and scaling.
 
     Modules are matched to the names of the first part, across known wrappers
-    (`weft.merging.lora.names`). A module that a part lacks has ΔW = 0 there, and the manifest names
+    (`weft.merging.lora.module_names`). A module that a part lacks has ΔW = 0 there, and the manifest names
     it (`merge.missing`); a part with fewer than half of its modules in common with the others is
     refused unless `union` allows it. `options` gives, by a module's or saved tensor's name, what
     single parts have for the method's options.
-    Tensors saved whole are merged as weights (`weft.merging.lora.saved`), with those of `base`
+    Tensors saved whole are merged as weights (`weft.merging.lora.saved_modules`), with those of `base`
     where it is given. Adapters of different backbones or recommenders are refused. The result has
     the same bits whatever the number of threads, and in whatever order the parts are named, unless
     the order means something to the method.
-    """
-    from weft.merging.methods import make_method
 
-    if space not in ("delta", "factors"):
-        raise WeftError(f"space is {space!r}, neither delta nor factors")
-    if rank is not None and rank < 1:
-        raise WeftError(f"a merge needs a rank of at least 1, not {rank}")
-    how = make_method(method)
-    given = replace(gather(parts, labels, how, weights, space, union=union), options=options)
-    one = _Merge(given, how, rank, threads)
-    header = given.header  # disagreements are said before any work
-    saved = {**given.carried, **merge_saved(given, how, base=base, threads=threads)}
-    tokens = merge_rows(given, how, base=base, threads=threads)
-    merged = one.in_factors() if space == "factors" else one.in_deltas()
-    factors = {module: merged[module].factors for module in given.modules}
+    >>> import torch
+    >>> from weft.adapters import Adapter, Factors
+    >>> def rank_one(row: list[float]) -> Adapter:
+    ...     factors = Factors(torch.tensor([row]), torch.ones(2, 1), scaling=1.0)
+    ...     return Adapter({"query": factors}, {"backbone": {"name": "b", "fingerprint": "b"}})
+    >>> merged = merge_adapters([rank_one([1.0, 0.0]), rank_one([0.0, 4.0])], weights=[1.0, 0.5])
+    >>> merged.factors["query"].rank, merged.factors["query"].delta()
+    (2, tensor([[1., 2.],
+            [1., 2.]]))
+    """
+    checked = AdapterSettings(**settings)
+    chosen = adapter_method(make_method(method))
+    gathered = gather(parts, checked.labels, chosen, weights, checked.space, union=checked.union)
+    return merge_gathered(replace(gathered, options=checked.options), chosen, checked)
+
+
+def adapter_method(method: Method) -> MergeMethod:
+    """The method with all that merging adapters asks of one; a `SettingError` where it has not."""
+    from weft.merging.methods.base import MergeMethod
+
+    if not isinstance(method, MergeMethod):
+        raise SettingError(
+            f"method '{method.name}' can't merge adapters: it is no {MergeMethod.__name__}"
+        )
+    if method.checkpoints_only:
+        raise SettingError(f"method '{method.name}' is for checkpoints, not for adapters")
+    return method
+
+
+def check_gathered(parts: AdapterParts) -> None:
+    """A `WeftError` for what `merge_gathered` would refuse of the parts, before any work."""
+    _ = parts.header  # disagreements are an error
+    check_saved(parts)
+
+
+def merge_gathered(parts: AdapterParts, method: MergeMethod, settings: AdapterSettings) -> Adapter:
+    """`merge_adapters` of parts that have their weights."""
+    modules = _Modules(parts, method, settings.rank, settings.threads)
+    header = parts.header  # disagreements are errors before any work
+    base, threads = settings.base, settings.threads
+    saved = {**parts.carried, **merge_saved(parts, method, base=base, threads=threads)}
+    tokens = merge_rows(parts, method, base=base, threads=threads)
+    if settings.space == "factors":
+        merged: Mapping[str, Truncated] = modules.in_factors()
+    else:
+        merged = method.merge_deltas(modules)
+    factors = {module: merged[module].factors for module in parts.modules}
     _check_finite(factors)
-    manifest = _manifest(given, _recipe(one, space, merged))
+    manifest = _manifest(parts, _recipe(modules, settings.space, merged))
     return Adapter(factors, manifest, saved, tokens, header)
 
 
-def check_adapters(
-    parts: Sequence[Adapter],
-    method: Method,
-    weights: Weigh,
-    space: Space,
-    labels: Sequence[str],
-    *,
-    union: bool,
-) -> None:
-    """A `WeftError` for what `merge_adapters` would refuse of the parts, before any work."""
-    gathered = gather(parts, labels, method, weights, space, union=union)
-    _ = gathered.header  # disagreements are an error
-    check_saved(gathered)
-
-
 @dataclass(frozen=True, eq=False)
-class _Merge:
-    parts: Parts
-    method: Method
+class _Modules:
+    """The modules of the parts, and the ways to merge them (`ModuleMerge`)."""
+
+    parts: AdapterParts
+    method: MergeMethod
     rank: int | None
     threads: int | None
 
-    def in_deltas(self) -> dict[str, Truncated]:
-        from weft.merging.methods import Knots, Lego
+    def summed(self) -> dict[str, Truncated]:
+        return self.each(self._sum)
 
-        if effective(self.method, [1.0]) is not None:
-            return self.each(self.sum)
-        if isinstance(self.method, Lego):
-            return self.each(self.pieced)
-        if isinstance(self.method, Knots):
-            return self.knotted(self.method)
-        merge = Merge(self.parts.deltas(), self.method, self.parts.weigh, None, self.parts.own)
-        return merge_each(merge, self.fitted, threads=self.threads)
+    def dense(self) -> dict[str, Truncated]:
+        merge = self._engine_merge(self.parts.deltas(), self.method)
+        return merge_each(merge, self._fitted, threads=self.threads)
+
+    def by_factors(self, kernel: FactorKernel) -> dict[str, Truncated]:
+        def merged(module: str) -> Truncated:
+            factors, weights = self.parts.of(module, alive=True).lists
+            return self._cut(kernel(factors, weights, self.rank))
+
+        return self.each(merged)
+
+    def in_bases(
+        self, basis: Callable[[Mapping[str, Factors]], CommonBasis], method: Method
+    ) -> dict[str, Truncated]:
+        """Every part turned into the common bases, merged there, and turned back."""
+        modules = list(self.parts.modules)
+        every = side_by_side(lambda name: basis(self.parts.of(name).factors), modules, self.threads)
+        bases = dict(zip(modules, every, strict=True))
+        sources = [_turned(source, bases) for source in self.parts.deltas()]
+
+        def back(module: str, merged: Tensor) -> Truncated:
+            common = bases[module]
+            merged = merged * common.sizes[:, None].float()
+            if self.rank is None or len(merged) <= self.rank:
+                return Truncated(Factors(merged, common.left.float(), 1.0), 0.0)
+            inner = self._fitted(module, merged)
+            outer = common.left.float() @ inner.factors.b
+            return replace(inner, factors=replace(inner.factors, b=outer))
+
+        return merge_each(self._engine_merge(sources, method), back, threads=self.threads)
 
     def in_factors(self) -> dict[str, Truncated]:
-        from weft.merging.methods import Concat, Knots, Lego
-
-        if isinstance(self.method, Concat | Lego | Knots):
-            raise WeftError(f"method '{self.method.name}' merges ΔW: it needs space: delta")
-        if effective(self.method, [1.0]) is not None:
-            return self.each(self.averaged)
-        merge = Merge(self.parts.halves(), self.method, self.parts.weigh, None, self.parts.own)
+        """A and B, each merged by itself."""
+        if not self.method.merges_factors:
+            raise SettingError(f"method '{self.method.name}' merges ΔW: it needs space: delta")
+        if self.method.is_sum:
+            return self.each(self._averaged)
+        merge = self._engine_merge(self.parts.halves(), self.method)
         halves = merge_each(merge, lambda _, half: half, threads=self.threads)
         shapes = next(iter(self.parts.adapters.values())).shapes
         return self.each(
-            lambda module: self.cut(
+            lambda module: self._cut(
                 Factors(
                     halves[f"{module}.lora_A"], halves[f"{module}.lora_B"], shapes[module].scaling
                 )
@@ -151,88 +216,54 @@ class _Merge:
         modules = list(self.parts.modules)
         return dict(zip(modules, side_by_side(job, modules, self.threads), strict=True))
 
-    def sum(self, module: str) -> Truncated:
-        factors, weights = self.weighted(module)
+    def _engine_merge(self, sources: Sequence[TensorSource], method: Method) -> Merge:
+        return Merge(sources, method, self.parts.weigh, None, self.parts.options_of)
+
+    def _sum(self, module: str) -> Truncated:
+        factors, weights = self._weighted(module)
         if self.rank is None or sum(one.rank for one in factors) <= self.rank:
             return Truncated(concatenate(factors, weights), 0.0)
-        return truncate(Stack.of(factors, weights), self.rank)
+        return truncate(StackedFactors.of(factors, weights), self.rank)
 
-    def averaged(self, module: str) -> Truncated:
-        return self.cut(average_factors(*self.weighted(module)))
+    def _averaged(self, module: str) -> Truncated:
+        return self._cut(average_factors(*self._weighted(module)))
 
-    def weighted(self, module: str) -> tuple[list[Factors], list[float]]:
+    def _weighted(self, module: str) -> tuple[list[Factors], list[float]]:
         """Factors of parts that count, and what multiplies them in a weighted sum."""
         group = self.parts.of(module, alive=True)
-        table = effective(self.method, self.parts.table[module]) or []
+        table = self.method.sum_weights(self.parts.table[module])
         weights = dict(zip(self.parts.adapters, table, strict=True))
         if not all(math.isfinite(weights[k] * one.scaling) for k, one in group.factors.items()):
-            raise WeftError(f"module '{module}': the weights {table} are too large")
+            raise SettingError(f"module '{module}': the weights {table} are too large")
         return list(group.factors.values()), [weights[label] for label in group.factors]
 
-    def pieced(self, module: str) -> Truncated:
-        from weft.merging.methods import Lego
-
-        assert isinstance(self.method, Lego)
-        factors, weights = self.parts.of(module, alive=True).lists
-        return self.cut(
-            lego(
-                factors,
-                weights,
-                self.method.rank or self.rank,
-                rescale=self.method.output_scale,
-                seed=self.method.seed,
-                rounds=self.method.iterations,
-            )
-        )
-
-    def knotted(self, method: Knots) -> dict[str, Truncated]:
-        """Every part turned into the common bases, merged there, and turned back."""
-        modules = list(self.parts.modules)
-        scaled = method.scale_by == "sigma"
-        found = side_by_side(
-            lambda name: basis(self.parts.of(name).factors, scaled=scaled), modules, self.threads
-        )
-        bases = dict(zip(modules, found, strict=True))
-        sources = [_turned(source, bases) for source in self.parts.deltas()]
-
-        def back(module: str, merged: Tensor) -> Truncated:
-            own = bases[module]
-            merged = merged * own.sizes[:, None].float()
-            if self.rank is None or len(merged) <= self.rank:
-                return Truncated(Factors(merged, own.left.float(), 1.0), 0.0)
-            made = self.fitted(module, merged)
-            return replace(made, factors=replace(made.factors, b=own.left.float() @ made.factors.b))
-
-        merge = Merge(sources, method.then, self.parts.weigh, None, self.parts.own)
-        return merge_each(merge, back, threads=self.threads)
-
-    def fitted(self, module: str, delta: Tensor) -> Truncated:
+    def _fitted(self, module: str, delta: Tensor) -> Truncated:
         """A dense ΔW as factors."""
         if not torch.isfinite(delta).all():
-            raise WeftError(f"module '{module}': the merged ΔW is too large for float32")
+            raise DataError(f"module '{module}': the merged ΔW is too large for float32")
         if self.rank is None or min(delta.shape) <= self.rank:
             return Truncated(whole(delta), 0.0)
         return truncate_delta(delta, self.rank)
 
-    def cut(self, factors: Factors) -> Truncated:
+    def _cut(self, factors: Factors) -> Truncated:
         if self.rank is None or factors.rank <= self.rank:
             return Truncated(factors, 0.0)
-        return truncate(Stack.of([factors], [1.0]), self.rank)
+        return truncate(StackedFactors.of([factors], [1.0]), self.rank)
 
 
 def side_by_side(job: Callable[[str], X], names: Sequence[str], threads: int | None) -> list[X]:
     """A job for every name, a few at a time, each on one thread; results in order."""
-    made: list[X] = []
+    results: list[X] = []
 
     def work() -> Work:
-        yield Step(job, names, made.append)
+        yield Step(job, names, results.append)
 
     with threads_alone(threads) as pool:
         run_all(pool, [work()])
-    return made
+    return results
 
 
-def _turned(source: DeltaSource, bases: Mapping[str, Basis]) -> DeltaSource:
+def _turned(source: DeltaSource, bases: Mapping[str, CommonBasis]) -> DeltaSource:
     """The source with (s Uᵀ B) A [q, in] in the place of ΔW."""
     adapter = source.adapter
     shapes = {
@@ -252,14 +283,12 @@ def _check_finite(factors: Mapping[str, Factors]) -> None:
     for module, one in factors.items():
         sizes = (one.a.abs().max(), one.b.abs().max(), torch.tensor(one.scaling))
         if not all(math.isfinite(size) for size in sizes):
-            raise WeftError(f"module '{module}': the merged factors are too large for float32")
+            raise DataError(f"module '{module}': the merged factors are too large for float32")
 
 
-def _recipe(one: _Merge, space: Space, merged: Mapping[str, Truncated]) -> dict[str, Any]:
+def _recipe(merge: _Modules, space: Space, merged: Mapping[str, Truncated]) -> dict[str, Any]:
     """What was merged how, and what was lost by it."""
-    from weft.merging.methods import method_options
-
-    parts, method = one.parts, one.method
+    parts, method = merge.parts, merge.method
     same = len({tuple(row) for row in parts.table.values()}) == 1
     table: Any = next(iter(parts.table.values())) if same else dict(parts.table)
     settings = {name: value for name, value in method_options(method).items() if name != "name"}
@@ -268,15 +297,19 @@ def _recipe(one: _Merge, space: Space, merged: Mapping[str, Truncated]) -> dict[
     recipe |= {"space": space, "weights": table, "labels": list(parts.adapters)}
     recipe |= {"written": written(merged)}
     recipe |= {"missing": parts.missing} if parts.missing else {}
-    if one.rank is not None:
-        errors = {module: float(f"{made.error:.3g}") for module, made in merged.items()}
+    if merge.rank is not None:
+        errors = {module: float(f"{one.error:.3g}") for module, one in merged.items()}
         values = list(errors.values()) or [0.0]
-        said = {"max": max(values), "mean": math.fsum(values) / len(values), "modules": errors}
-        recipe |= {"rank": one.rank, "truncation": said | kept_shares(merged)}
+        errors_in_short = {
+            "max": max(values),
+            "mean": math.fsum(values) / len(values),
+            "modules": errors,
+        }
+        recipe |= {"rank": merge.rank, "truncation": errors_in_short | norm_shares(merged)}
     return recipe
 
 
-def _manifest(parts: Parts, recipe: dict[str, Any]) -> dict[str, Any]:
+def _manifest(parts: AdapterParts, recipe: dict[str, Any]) -> dict[str, Any]:
     columns = list(zip(*parts.table.values(), strict=True))  # weights of each part
     every = list(parts.adapters.values())
     alive = [one for one, weights in zip(every, columns, strict=False) if any(weights)]

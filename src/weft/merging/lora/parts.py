@@ -6,21 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from weft.adapters import Adapter, Factors, FactorShape, PeftHeader
-from weft.adapters.header import merge_headers
-from weft.errors import WeftError
+from weft.adapters.adapter import Adapter
+from weft.adapters.factors import Factors, FactorShape
+from weft.adapters.header import PeftHeader, merge_headers
+from weft.errors import DataError, MismatchError, SettingError
 from weft.merging.engine.method import Method
-from weft.merging.lora.backbone import check_one_backbone
-from weft.merging.lora.names import align
-from weft.merging.lora.rows import weight_of
-from weft.merging.lora.sources import DeltaSource, FactorSource, split
+from weft.merging.lora.module_names import align
+from weft.merging.lora.shared_backbone import check_one_backbone
+from weft.merging.lora.sources import DeltaSource, FactorSource, module_and_side
+from weft.merging.lora.token_rows import weight_of
+from weft.merging.recipe import Space as Space
 
-Space = Literal["delta", "factors"]
 FOLD_EACH = "fold each into a checkpoint (weft fold) and merge these"
 """The remedy where parts trained different kinds of things."""
 Weigh = Callable[[str], Sequence[float]]
@@ -39,7 +39,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class AdapterParts:
     """Adapters of one backbone by label, with the weights of every module and saved tensor."""
 
     adapters: Mapping[str, Adapter]
@@ -50,9 +50,9 @@ class Parts:
     @cached_property
     def modules(self) -> dict[str, tuple[int, int]]:
         """Every part's modules, each with the shape of its ΔW."""
-        found = {n: s.delta for one in self.adapters.values() for n, s in one.shapes.items()}
+        shapes = {n: s.delta for one in self.adapters.values() for n, s in one.shapes.items()}
         first = next(iter(self.adapters.values())).shapes
-        return {n: found[n] for n in [*first, *found]}  # in the first part's order
+        return {n: shapes[n] for n in [*first, *shapes]}  # in the first part's order
 
     @cached_property
     def saved(self) -> list[str]:
@@ -63,24 +63,24 @@ class Parts:
     @cached_property
     def carried(self) -> dict[str, Tensor]:
         """The backbone's own weights that parts carry beside factors: the same in all of them."""
-        found: dict[str, tuple[str, Tensor]] = {}
+        carried: dict[str, tuple[str, Tensor]] = {}
         for label, one in self.adapters.items():
             for name in one.carried:
                 for other, part in self.adapters.items():
                     if name in part.saved and name not in part.carried:
                         module = name.rpartition(".")[0]
-                        raise WeftError(
+                        raise MismatchError(
                             f"'{module}' has factors in {label} and is saved whole in {other}: "
                             f"{FOLD_EACH}"
                         )
-                first, known = found.setdefault(name, (label, one.saved[name]))
+                first, known = carried.setdefault(name, (label, one.saved[name]))
                 if not torch.equal(known, one.saved[name]):
-                    raise WeftError(
+                    raise MismatchError(
                         f"'{name}', the backbone's own weight, differs in {first} and {label}: "
                         "they were trained on different backbones, or resized its vocabulary "
                         "differently"
                     )
-        return {name: tensor for name, (_, tensor) in found.items()}
+        return {name: tensor for name, (_, tensor) in carried.items()}
 
     @property
     def names(self) -> list[str]:
@@ -96,7 +96,7 @@ class Parts:
 
     @cached_property
     def header(self) -> PeftHeader:
-        """What PEFT's configuration is to say of what comes out."""
+        """The entries of PEFT's configuration for the result."""
         return merge_headers({label: one.header for label, one in self.adapters.items()})
 
     @cached_property
@@ -114,8 +114,8 @@ class Parts:
         must not depend on the order in which parts are named."""
         weights = list(zip(*self.table.values(), strict=True)) or [()] * len(self.adapters)
         keys = {
-            label: (one.weights_hash, own, label)
-            for (label, one), own in zip(self.adapters.items(), weights, strict=True)
+            label: (one.weights_hash, row, label)
+            for (label, one), row in zip(self.adapters.items(), weights, strict=True)
         }
         return sorted(self.adapters, key=lambda label: keys[label])
 
@@ -123,13 +123,13 @@ class Parts:
         """Read one module, parts in `order`; only those of a weight that is not 0 if `alive`."""
         weights = dict(zip(self.adapters, self.table[module], strict=True))
         having = [label for label in self.order if module in self.adapters[label].factors]
-        kept = [label for label in having if weights[label] or not alive]
-        factors = {label: self.adapters[label].factors[module] for label in kept or having[:1]}
+        counting = [label for label in having if weights[label] or not alive]
+        factors = {label: self.adapters[label].factors[module] for label in counting or having[:1]}
         for label, one in factors.items():
             if not torch.isfinite(one.a.sum() + one.b.sum()) and not (
                 torch.isfinite(one.a).all() and torch.isfinite(one.b).all()
             ):
-                raise WeftError(f"module '{module}' of {label} holds NaN or infinity")
+                raise DataError(f"module '{module}' of {label} holds NaN or infinity")
         return Group(factors, {label: weights[label] for label in factors})
 
     def deltas(self) -> list[DeltaSource]:
@@ -144,16 +144,16 @@ class Parts:
         return [FactorSource(label, one) for label, one in self.adapters.items()]
 
     @property
-    def own(self) -> Callable[[str], Mapping[str, Sequence[float]]] | None:
+    def options_of(self) -> Callable[[str], Mapping[str, Sequence[float]]] | None:
         """Options of single parts, of a module, of one of its factors, or of a saved tensor."""
         options = self.options
         if options is None:
             return None
-        return lambda name: options(name if name in self.table else split(name)[0])
+        return lambda name: options(name if name in self.table else module_and_side(name)[0])
 
     def weigh(self, name: str) -> list[float]:
         """K weights of a module, of one of its factors, or of a tensor saved whole."""
-        return list(self.table[name if name in self.table else split(name)[0]])
+        return list(self.table[name if name in self.table else module_and_side(name)[0]])
 
 
 def gather(
@@ -164,76 +164,76 @@ def gather(
     space: Space,
     *,
     union: bool = False,
-) -> Parts:
+) -> AdapterParts:
     """Check that adapters can be merged, and give every module its weights.
 
-    Modules are matched to the names of the first part (`weft.merging.lora.names.align`).
+    Modules are matched to the names of the first part (`weft.merging.lora.module_names.align`).
     """
     if not adapters:
-        raise WeftError("a merge needs at least one adapter")
+        raise SettingError("a merge needs at least one adapter")
     names = list(labels or (f"part {k}" for k in range(1, len(adapters) + 1)))
     if len(names) != len(adapters):
-        raise WeftError(f"{len(adapters)} adapters need {len(adapters)} labels, not {len(names)}")
+        raise SettingError(
+            f"{len(adapters)} adapters need {len(adapters)} labels, not {len(names)}"
+        )
     if len(set(names)) < len(names):
-        raise WeftError(f"two parts are named '{max(names, key=names.count)}'")
-    if getattr(method, "checkpoints_only", False):
-        raise WeftError(f"method '{method.name}' is for checkpoints, not for adapters")
+        raise SettingError(f"two parts are named '{max(names, key=names.count)}'")
     method.check(len(adapters))
     for label, part in zip(names[1:], adapters[1:], strict=True):
         check_one_backbone(names[0], adapters[0], label, part)
         _check_recommenders(names[0], adapters[0], label, part)
     aligned = align(adapters, names, union=union)
-    parts = Parts(dict(zip(names, aligned.adapters, strict=True)), notes=aligned.notes)
+    parts = AdapterParts(dict(zip(names, aligned.adapters, strict=True)), notes=aligned.notes)
     _check_alike(parts, space)
-    given = method.default_weights(len(adapters)) if weights is None else weights
-    table = {name: _checked(given, name, len(names)) for name in parts.names}
+    specs = method.default_weights(len(adapters)) if weights is None else weights
+    table = {name: _numbers(specs, name, len(names)) for name in parts.names}
     return replace(parts, table=table)
 
 
-def _checked(given: Sequence[float] | Weigh, name: str, count: int) -> list[float]:
-    found = [float(weight) for weight in (given(name) if callable(given) else given)]
-    where = f" of '{name}'" if callable(given) else ""
-    if len(found) != count:
-        raise WeftError(f"{count} adapters need {count} weights{where}, not {len(found)}")
-    if not all(math.isfinite(weight) for weight in found):
-        raise WeftError(f"the merge weights{where} must be finite numbers, not {found}")
-    return found
+def _numbers(specs: Sequence[float] | Weigh, name: str, count: int) -> list[float]:
+    numbers = [float(weight) for weight in (specs(name) if callable(specs) else specs)]
+    where = f" of '{name}'" if callable(specs) else ""
+    if len(numbers) != count:
+        raise SettingError(f"{count} adapters need {count} weights{where}, not {len(numbers)}")
+    if not all(math.isfinite(weight) for weight in numbers):
+        raise SettingError(f"the merge weights{where} must be finite numbers, not {numbers}")
+    return numbers
 
 
-def _check_alike(parts: Parts, space: Space) -> None:
+def _check_alike(parts: AdapterParts, space: Space) -> None:
     seen: dict[str, tuple[str, FactorShape]] = {}
     for other, part in parts.adapters.items():
         for module, shape in part.shapes.items():
-            known, own = seen.setdefault(module, (other, shape))
-            if own.delta != shape.delta:
-                raise WeftError(
-                    f"module '{module}': ΔW is {list(own.delta)} in {known} "
+            known, first = seen.setdefault(module, (other, shape))
+            if first.delta != shape.delta:
+                raise MismatchError(
+                    f"module '{module}': ΔW is {list(first.delta)} in {known} "
                     f"and {list(shape.delta)} in {other}"
                 )
-            if space == "factors" and (own.rank, own.scaling) != (shape.rank, shape.scaling):
-                raise WeftError(
+            if space == "factors" and (first.rank, first.scaling) != (shape.rank, shape.scaling):
+                raise MismatchError(
                     f"module '{module}': {known} and {other} differ in rank or scaling, so only "
                     "space: delta can merge them"
                 )
     if space == "factors" and parts.missing:
         other, modules = next(iter(parts.missing.items()))
-        raise WeftError(
+        raise MismatchError(
             f"module '{modules[0]}' is not in {other}, so only space: delta can merge the parts"
         )
 
 
 def _check_recommenders(label: str, first: Adapter, other: str, part: Adapter) -> None:
-    """Factors trained to score items in one way say nothing when used in another."""
-    said, own = (adapter.manifest.get("recommender") for adapter in (first, part))
-    if said == own:
+    """Factors trained to score items in one way mean nothing in another."""
+    one, another = (adapter.manifest.get("recommender") for adapter in (first, part))
+    if one == another:
         return
-    if not isinstance(said, dict) or not isinstance(own, dict):
-        lacking = label if said is None else other
-        raise WeftError(
+    if not isinstance(one, dict) or not isinstance(another, dict):
+        lacking = label if one is None else other
+        raise MismatchError(
             f"{label} and {other} can't be merged: {lacking} does not say how it "
             "scores items (recommender)"
         )
-    field = min(name for name in said.keys() | own.keys() if said.get(name) != own.get(name))
-    raise WeftError(
-        f"recommender.{field} is {said.get(field)} in {label} and {own.get(field)} in {other}"
+    field = min(name for name in one.keys() | another.keys() if one.get(name) != another.get(name))
+    raise MismatchError(
+        f"recommender.{field} is {one.get(field)} in {label} and {another.get(field)} in {other}"
     )

@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from weft.adapters import Adapter, Factors
+from weft.adapters.adapter import Adapter
+from weft.adapters.factors import Factors
 from weft.merging.engine.source import Spec
 
 _HELD = 3  # modules whose factors are kept: reading goes block by block
@@ -27,14 +28,14 @@ class _Recent:
 
     def __getitem__(self, module: str) -> Factors:
         with self._lock:
-            found = self._held.pop(module, None)
-        if found is None:
-            found = self._factors[module]
+            factors = self._held.pop(module, None)
+        if factors is None:
+            factors = self._factors[module]
         with self._lock:
-            self._held[module] = found
+            self._held[module] = factors
             while len(self._held) > _HELD:
                 del self._held[next(iter(self._held))]
-        return found
+        return factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +90,12 @@ class FactorSource:
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """Elements [start, start + count) of a flattened factor, [count] float32."""
-        module, side = split(name)
+        module, side = module_and_side(name)
         factors = self._recent[module]
         whole = factors.a if side == _SIDES[0] else factors.b
         return whole.reshape(-1)[start : start + count]
 
 
-def split(name: str) -> tuple[str, str]:
+def module_and_side(name: str) -> tuple[str, str]:
     """The module's name and `.lora_A` or `.lora_B`."""
     return name[: -len(_SIDES[0])], name[-len(_SIDES[0]) :]

@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from weft.errors import WeftError
+from weft.errors import SettingError
 
 Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Span:
-    """The whole model, or the layers of one slice of it, with what is said for them."""
+class LayerSpan:
+    """The whole model, or the layers of one slice of it, with their parameters."""
 
     layers: tuple[int, int] | None  # of the merged model
     models: Mapping[str, Settings]  # part -> its parameters
@@ -22,38 +22,40 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ParameterReader:
     """The parameters of a file, for the models that are merged."""
 
     method: str
     models: tuple[str, ...]  # those merged: without a base that is only the others' origin
     base: str | None
-    spans: tuple[Span, ...]
+    spans: tuple[LayerSpan, ...]
     parameters: Settings
-    dtype: str | None = None  # in which mergekit computes; that of the files unless given
+    dtype: str | None = None  # in which mergekit computes; by default that of the files
 
     def weights(self, name: str, part: str | None, default: float | None = None) -> Any:
         """A weight of weft: a number, or rules, from the parameter called `name`."""
         rules = [rule for span in self.spans for rule in self._rules(span, name, part, default)]
         if not rules:
             whose = "" if part is None else f" for '{part}'"
-            raise WeftError(f"mergekit's {self.method} needs a {name}{whose}")
+            raise SettingError(f"mergekit's {self.method} needs a {name}{whose}")
         return rules[0]["value"] if list(rules[0]) == ["value"] else rules
 
     def option(self, name: str, default: Any) -> Any:
         """A setting that must be the same for every layer and tensor."""
-        found: list[Any] = []
+        values: list[Any] = []
         for span in self.spans:
-            said = next(self._levels(span, name, None), default)
-            if isinstance(said, list | Mapping):
-                raise WeftError(
-                    f"{name} is {said}, but weft takes one {name} for all layers and tensors"
+            value = next(self._levels(span, name, None), default)
+            if isinstance(value, list | Mapping):
+                raise SettingError(
+                    f"{name} is {value}, but weft takes one {name} for all layers and tensors"
                 )
-            found.append(said)
-        if any(one != found[0] for one in found):
-            said = ", ".join(map(str, dict.fromkeys(found)))
-            raise WeftError(f"{name} differs between slices ({said}), but weft takes one {name}")
-        return found[0]
+            values.append(value)
+        if any(one != values[0] for one in values):
+            value = ", ".join(map(str, dict.fromkeys(values)))
+            raise SettingError(
+                f"{name} differs between slices ({value}), but weft takes one {name}"
+            )
+        return values[0]
 
     def names(self) -> set[str]:
         """The name of every parameter that the file has for parts, slices or all."""
@@ -67,8 +69,8 @@ class Reader:
         levels = [self.parameters]
         for span in self.spans:
             levels += [span.parameters, *span.models.values()]
-        found = [one for level in levels for name in level for one in conditions(level[name], name)]
-        return {str(one["filter"]) for one in found if one.get("filter") is not None}
+        every = [one for level in levels for name in level for one in conditions(level[name], name)]
+        return {str(one["filter"]) for one in every if one.get("filter") is not None}
 
     def of_base(self) -> set[str]:
         """Parameters of a base that is only the others' origin: nothing reads them."""
@@ -76,12 +78,14 @@ class Reader:
             return set()
         return {name for span in self.spans for name in span.models.get(self.base, {})}
 
-    def _levels(self, span: Span, name: str, part: str | None) -> Iterator[Any]:
-        own = {} if part is None else span.models.get(part, {})
-        return (level[name] for level in (own, span.parameters, self.parameters) if name in level)
+    def _levels(self, span: LayerSpan, name: str, part: str | None) -> Iterator[Any]:
+        of_model = {} if part is None else span.models.get(part, {})
+        return (
+            level[name] for level in (of_model, span.parameters, self.parameters) if name in level
+        )
 
     def _rules(
-        self, span: Span, name: str, part: str | None, default: float | None
+        self, span: LayerSpan, name: str, part: str | None, default: float | None
     ) -> Iterator[dict[str, Any]]:
         """Of the first level, then of the next for what it leaves open, and so on."""
         where = {} if span.layers is None else {"layers": list(span.layers)}
@@ -109,28 +113,30 @@ def conditions(setting: Any, name: str) -> list[dict[str, Any]]:
     if listed and all(isinstance(one, Mapping) for one in listed):
         for one in listed:
             if "value" not in one or set(one) - {"value", "filter"}:
-                raise WeftError(f"{name}: {dict(one)} is not {{filter: …, value: …}}")
+                raise SettingError(f"{name}: {dict(one)} is not {{filter: …, value: …}}")
         return [dict(one) for one in listed]
     return [{"value": setting}]
 
 
-def changed(value: Any, change: Callable[[float], float], name: str) -> Any:
+def changed_weight(value: Any, change: Callable[[float], float], name: str) -> Any:
     """A weight of weft with every number in it changed."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [changed(one, change, name) for one in value]
+        return [changed_weight(one, change, name) for one in value]
     if isinstance(value, Mapping):
         numbers = {
-            key: changed(value[key], change, name) for key in ("value", "outside") if key in value
+            key: changed_weight(value[key], change, name)
+            for key in ("value", "outside")
+            if key in value
         }
         return {**value, **numbers}
-    return change(number(value, name))
+    return change(as_number(value, name))
 
 
-def number(value: Any, name: str) -> float:
+def as_number(value: Any, name: str) -> float:
     """A number, which YAML may hold as text (1e-3)."""
     if isinstance(value, str):
         with suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WeftError(f"{name}: {value!r} is not a number")
+        raise SettingError(f"{name}: {value!r} is not a number")
     return value

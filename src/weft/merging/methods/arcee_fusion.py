@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.errors import WeftError
-from weft.merging.engine.masks import kept
+from weft.errors import SettingError
+from weft.merging.engine.masks import at_least
 from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.engine.ranks import ranks
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import MergekitForm, Options, check_one_other
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import MergeMethod
 
 _QUARTILES = "fusion.quartiles"
 _EPSILON = 1e-8
 
 
-class ArceeFusion(Settings):
+class ArceeFusion(MergeMethod):
     """Swap in the weights whose change is an outlier of importance; keep the base's elsewhere.
 
     Importance I = |θ − θ_base| · KL(softmax(row of θ) ‖ softmax(row of θ_base)); swapped is where
@@ -41,6 +43,10 @@ class ArceeFusion(Settings):
         "divergence of similar rows is mostly rounding",
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"arcee_fusion": MergekitForm("origin", _from_mergekit, ranks=True)}
+
     def passes(self) -> Sequence[Pass]:
         def at(n: int, known: Known, k: int) -> list[int]:
             return [int(q * (n - 1)) for q in (0.25, 0.5, 0.75)]
@@ -58,14 +64,14 @@ class ArceeFusion(Settings):
         kind = torch.float32 if self.precision == "float64" else self._dtype
         first, median, third = torch.tensor(known[_QUARTILES][0], dtype=torch.float64).to(kind)
         threshold = float(median + 1.5 * (third - first))
-        mask = kept(self._importance(block).numpy(), threshold)
+        mask = at_least(self._importance(block).numpy(), threshold)
         base = _base(block)
         return torch.add(base, (block.parts[0] - base).mul_(mask), alpha=block.weights[0])
 
     @property
     def _dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.precision)
-        return found
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return dtype
 
     def _importance(self, block: Block) -> Tensor:
         """I [n] float32 of whole rows, every step in the precision."""
@@ -79,7 +85,13 @@ class ArceeFusion(Settings):
 
 def _base(block: Block) -> Tensor:
     if block.base is None:
-        raise WeftError(
+        raise SettingError(
             "method 'arcee_fusion' compares rows of weights with the base's: it is for checkpoints"
         )
     return block.base
+
+
+def _from_mergekit(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    """Stored dtypes are known only later: without a `dtype`, as if they were float32."""
+    check_one_other(reader)
+    return {"name": "arcee_fusion", "precision": reader.dtype or "float32"}, {}

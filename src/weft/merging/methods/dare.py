@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weft.errors import WeftError
-from weft.merging.engine.masks import STEPS, draws, kept, threshold
-from weft.merging.engine.method import Block, Known, Pass, own_option
+from weft.errors import SettingError
+from weft.merging.engine.masks import STEPS, at_least, draws, threshold
+from weft.merging.engine.method import Block, Known, Pass, part_option
+from weft.merging.mergekit.forms import (
+    SPARSE,
+    MergekitForm,
+    Options,
+    merged_by,
+    option_of_parts,
+    part_weights,
+    rescaling,
+    rest,
+)
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import Inner, Wrapper
 from weft.merging.methods.linear import TaskArithmetic
-from weft.merging.methods.settings import Inner, Wrapper
 from weft.merging.methods.ties import Ties
 
 Rescale = Literal["exact", "l1", "none"]
@@ -68,12 +79,12 @@ class _Dropping(Wrapper):
 
     def _sums(self, block: Block, known: Known) -> Tensor:
         """Σ |τ_k| before and after dropping: [K, 2] float64."""
-        found = []
+        sums = []
         for k, part in enumerate(block.parts):
             mask, sizes = self._mask(block, known, k), part.abs_()
             before = sizes.sum()
-            found += [before, before if mask is None else torch.dot(sizes, mask)]
-        return torch.stack(found).view(-1, 2).to(torch.float64)
+            sums += [before, before if mask is None else torch.dot(sizes, mask)]
+        return torch.stack(sums).view(-1, 2).to(torch.float64)
 
 
 def _ratios(sums: Tensor, known: Known, n: int) -> list[float]:
@@ -88,7 +99,7 @@ class Dare(_Dropping):
 
     name: ClassVar[str] = "dare"
     source: ClassVar[str] = "Yu et al. 2023, arXiv 2311.03099"
-    own_options: ClassVar[tuple[str, ...]] = ("drop_rate",)
+    options_by_part: ClassVar[tuple[str, ...]] = ("drop_rate",)
 
     drop_rate: float = Field(
         default=0.5,
@@ -100,14 +111,21 @@ class Dare(_Dropping):
     seed: int = Field(default=0, description=_SEED)
     then: Inner = Field(default=TaskArithmetic(), description=_THEN)
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "dare_ties": MergekitForm("origin", _dare, SPARSE),
+            "dare_linear": MergekitForm("origin", _dare, SPARSE),
+        }
+
     def _mask(self, block: Block, known: Known, k: int) -> Tensor | None:
-        rate = own_option(known, "drop_rate", k, self.drop_rate)
+        rate = part_option(known, "drop_rate", k, self.drop_rate)
         if rate >= 1:
             return torch.zeros_like(block.parts[k])
         dropped, steps = threshold(rate)
         if not dropped:
             return None
-        mask = kept(self._draws(block, k, steps), dropped)
+        mask = at_least(self._draws(block, k, steps), dropped)
         return mask.mul_(steps / (steps - dropped)) if self.rescale == "exact" else mask
 
 
@@ -123,7 +141,7 @@ class Della(_Dropping):
 
     name: ClassVar[str] = "della"
     source: ClassVar[str] = "Deep et al. 2024, arXiv 2406.11617"
-    own_options: ClassVar[tuple[str, ...]] = ("drop_rate", "window")
+    options_by_part: ClassVar[tuple[str, ...]] = ("drop_rate", "window")
 
     drop_rate: float = Field(default=0.5, ge=0, lt=1, description=_RATE)
     window: float = Field(
@@ -137,6 +155,13 @@ class Della(_Dropping):
     seed: int = Field(default=0, description=_SEED)
     then: Inner = Field(default=Ties(density=1.0, zeros="positive"), description=_THEN)
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "della": MergekitForm("origin", _della, (*SPARSE, "epsilon")),
+            "della_linear": MergekitForm("origin", _della, (*SPARSE, "epsilon")),
+        }
+
     @model_validator(mode="after")
     def _probabilities(self) -> Self:
         if self.drop_rate and not self.window / 2 <= self.drop_rate <= 1 - self.window / 2:
@@ -144,20 +169,20 @@ class Della(_Dropping):
         return self
 
     def _mask(self, block: Block, known: Known, k: int) -> Tensor | None:
-        rate = own_option(known, "drop_rate", k, self.drop_rate)
-        window = own_option(known, "window", k, self.window)
+        rate = part_option(known, "drop_rate", k, self.drop_rate)
+        window = part_option(known, "window", k, self.window)
         if not rate:
             return None
         if rate >= 1:
             return torch.zeros_like(block.parts[k])
         if not window / 2 <= rate <= 1 - window / 2:
-            raise WeftError(
+            raise SettingError(
                 f"tensor '{block.name}': drop_rate ± window/2 must lie between 0 and 1, "
                 f"not {rate:g} ± {window / 2:g}"
             )
         rows = block.parts[k].view(-1, block.columns)
         dropped = drop_thresholds(rows, rate, window).view(-1)
-        mask = kept(self._draws(block, k).astype(np.float32), dropped.numpy())
+        mask = at_least(self._draws(block, k).astype(np.float32), dropped.numpy())
         if self.rescale == "exact":
             mask.mul_(STEPS).div_(dropped.neg_().add_(STEPS))
         return mask
@@ -174,3 +199,23 @@ def drop_thresholds(rows: Tensor, rate: float, window: float) -> Tensor:
     steps = np.clip(np.rint(rates * STEPS), 0, STEPS - 1).astype(np.float32)
     places = keys.bitwise_and_(0xFFFFFFFF)
     return torch.empty_like(rows).scatter_(1, places, torch.from_numpy(steps).expand_as(rows))
+
+
+def _dare(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    settings, of_parts = option_of_parts(reader, "density", 1.0, "drop_rate", rest)
+    then = merged_by(reader)
+    if not of_parts and settings["drop_rate"] <= 0:
+        return then, part_weights(reader)
+    method = {"name": "dare", **settings, "rescale": rescaling(reader), "then": then}
+    return method, part_weights(reader) | of_parts
+
+
+def _della(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    """mergekit's epsilon is half of how far the probabilities lie apart."""
+    settings, of_parts = option_of_parts(reader, "density", 1.0, "drop_rate", rest)
+    then = merged_by(reader, normalize=reader.method == "della")
+    if not of_parts and settings["drop_rate"] <= 0:
+        return then, part_weights(reader)
+    window, windows = option_of_parts(reader, "epsilon", 0.15, "window", lambda value: 2 * value)
+    method = {"name": "della", **settings, **window, "rescale": rescaling(reader), "then": then}
+    return method, part_weights(reader) | of_parts | windows

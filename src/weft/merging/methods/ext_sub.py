@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.merging.engine.method import Block, Known
-from weft.merging.methods.settings import Settings
+from weft.merging.methods.base import MergeMethod
 
 
-class ExtSub(Settings):
+class ExtSub(MergeMethod):
     """Add what the second part has in common with the first, or subtract what it has not.
 
     For rows a, b of the two task vectors and c = unit(unit(a) + unit(b)), the common part of b is

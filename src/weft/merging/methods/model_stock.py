@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from weft.merging.engine.method import Block, Known, Pass
-from weft.merging.methods.common import gram, inner_products, shares, weighted_sum
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import MergekitForm, Options
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import gram_pass, inner_products, shares, weighted_sum
 
 
-class ModelStock(Settings):
+class ModelStock(MergeMethod):
     """Mean of the task vectors, shortened by the angle between them.
 
     θ = t θ_mean + (1-t) θ_base, t = K cos Ω / (1 + (K-1) cos Ω), Ω the angle between task vectors
@@ -40,19 +42,25 @@ class ModelStock(Settings):
         "the mean (as in mergekit)",
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"model_stock": MergekitForm("origin", _from_mergekit, ("filter_wise",))}
+
     def default_weights(self, parts: int) -> list[float]:
         return [1 / parts] * parts
 
     def passes(self) -> Sequence[Pass]:
-        return [] if self.filter_wise else [gram()]
+        return [] if self.filter_wise else [gram_pass()]
 
     def combine(self, block: Block, known: Known) -> Tensor:
         share = shares(block)
-        places = [k for k, own in enumerate(share) if own]  # of weight 0, a part takes no part
+        places = [
+            k for k, weight in enumerate(share) if weight
+        ]  # of weight 0, a part takes no part
         if not self.filter_wise:
             products = torch.from_numpy(known["gram"][np.ix_(places, places)])
             ratio = float(stock_ratio(products, self.opposed == "formula"))
-            return weighted_sum(block.parts, [ratio * own for own in share])
+            return weighted_sum(block.parts, [ratio * weight for weight in share])
         among = inner_products([block.parts[k] for k in places], block.columns)
         ratios = stock_ratio(among, self.opposed == "formula").to(torch.float32)
         mean = weighted_sum(block.parts, share)
@@ -75,3 +83,8 @@ def stock_ratio(products: Tensor, signed: bool = False) -> Tensor:
     cosine = (among / (k * (k - 1))).clamp(-1 if signed else 0, 1)
     below = 1 + (k - 1) * cosine
     return torch.where(below.abs() < 1e-6, 0.0, k * cosine / below)
+
+
+def _from_mergekit(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    filter_wise = reader.option("filter_wise", False)
+    return {"name": "model_stock", "filter_wise": filter_wise, "opposed": "formula"}, {}

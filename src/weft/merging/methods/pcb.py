@@ -11,8 +11,8 @@ from torch import Tensor
 
 from weft.merging.engine.method import Block, Known, Pass, Scope
 from weft.merging.engine.ranks import ranks
-from weft.merging.methods.common import live
-from weft.merging.methods.settings import Settings
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import live
 
 _BOUNDS, _CUT = "pcb.bounds", "pcb.cut"
 _TAIL = 0.0001  # fraction of magnitudes to be clamped at either end
@@ -20,7 +20,7 @@ _LEAST = 1e-12  # of a sum of scores
 _EXPONENT = 80  # e to that is well within float32
 
 
-class Pcb(Settings):
+class Pcb(MergeMethod):
     """Weigh every entry by its size within its part and its agreement with the others.
 
     With |τ_k| clamped between its .0001 and .9999 quantiles, β_k = exp(K · minmax(|τ_k|)²) ·
@@ -69,10 +69,10 @@ class Pcb(Settings):
 def _scores(block: Block, known: Known) -> Sequence[Tensor]:
     """β [K] of a block; a part that takes no part gets zeros."""
     parts, _, places = live(block)
-    found = [torch.zeros_like(block.parts[0]) for _ in block.parts]
+    every = [torch.zeros_like(block.parts[0]) for _ in block.parts]
     for k, score in zip(places, scores(parts, [known[_BOUNDS][k] for k in places]), strict=True):
-        found[k] = score
-    return found
+        every[k] = score
+    return every
 
 
 def scores(parts: Sequence[Tensor], bounds: Sequence[tuple[float, float]]) -> list[Tensor]:
@@ -82,13 +82,13 @@ def scores(parts: Sequence[Tensor], bounds: Sequence[tuple[float, float]]) -> li
     total = parts[0].clone()
     for part in parts[1:]:
         total.add_(part)
-    found = []
+    betas = []
     for part, (low, high) in zip(parts, bounds, strict=True):
         size = part.abs().clamp_(low, high).sub_(low).div_(high - low if high > low else 1.0)
         # Only ratios of scores count: of very many parts, no exp may leave float32.
         within = size.square_().mul_(len(parts)).sub_(max(0, len(parts) - _EXPONENT)).exp_()
-        found.append(within.mul_((part * total).tanh_()))
-    return found
+        betas.append(within.mul_((part * total).tanh_()))
+    return betas
 
 
 def rescale(score: Tensor, cut: float, most: float) -> Tensor:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.engine.method import Block, Known, Pass, own_option
+from weft.merging.engine.method import Block, Known, Pass, part_option
 from weft.merging.engine.order import Bound, Take, bound_of, bounds, drop_equals
-from weft.merging.methods.common import divide, equal, live, shrink, weighted_sum
+from weft.merging.mergekit.forms import (
+    SPARSE,
+    MergekitForm,
+    Options,
+    merged_by,
+    option_of_parts,
+    part_weights,
+    rest,
+    with_keep,
+)
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import Inner, MergeMethod, Wrapper
 from weft.merging.methods.linear import TaskArithmetic
-from weft.merging.methods.settings import Inner, Settings, Wrapper
+from weft.merging.methods.sums import divide, equal, live, shrink, weighted_sum
 from weft.merging.methods.trim import (
     Keep,
     Rescale,
@@ -31,7 +42,7 @@ from weft.merging.methods.trim import (
 )
 
 
-class MagnitudePrune(Settings):
+class MagnitudePrune(MergeMethod):
     """Keep the largest entries of each task vector, then sum by weight.
 
     τ = Σ w_k τ'_k, τ'_k the entries of τ_k whose magnitude is among the density's largest: TIES
@@ -43,7 +54,7 @@ class MagnitudePrune(Settings):
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
 
-    own_options: ClassVar[tuple[str, ...]] = ("density",)
+    options_by_part: ClassVar[tuple[str, ...]] = ("density",)
 
     density: float = density_field(0.2)
     keep: Keep = keep_field()
@@ -61,11 +72,11 @@ class MagnitudePrune(Settings):
 
     def combine(self, block: Block, known: Known) -> Tensor:
         every = range(len(block.parts))
-        kept = trimmed(block.parts, block, known, _PRUNE, every, self.trim, self.density)
-        return weighted_sum(kept, block.weights)
+        pruned = trimmed(block.parts, block, known, _PRUNE, every, self.trim, self.density)
+        return weighted_sum(pruned, block.weights)
 
 
-class LocalizeAndStitch(Settings):
+class LocalizeAndStitch(MergeMethod):
     """Keep the largest entries of each task vector, average where several parts keep one.
 
     τ = Σ w_k m_k τ_k / Σ w_k m_k, m_k = 1 for the density's largest of |τ_k|
@@ -77,7 +88,7 @@ class LocalizeAndStitch(Settings):
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
 
-    own_options: ClassVar[tuple[str, ...]] = ("density",)
+    options_by_part: ClassVar[tuple[str, ...]] = ("density",)
 
     density: float = density_field(0.05)
     keep: Keep = keep_field()
@@ -88,8 +99,8 @@ class LocalizeAndStitch(Settings):
 
     def combine(self, block: Block, known: Known) -> Tensor:
         parts, weights, places = live(block)
-        kept = trimmed(parts, block, known, _LOCALIZE, places, self.trim, self.density)
-        return stitch(kept, weights, block.parts[0])
+        pruned = trimmed(parts, block, known, _LOCALIZE, places, self.trim, self.density)
+        return stitch(pruned, weights, block.parts[0])
 
 
 def stitch(parts: Sequence[Tensor], weights: Sequence[float], like: Tensor) -> Tensor:
@@ -116,7 +127,7 @@ class Breadcrumbs(Wrapper):
     name: ClassVar[str] = "breadcrumbs"
     source: ClassVar[str] = "Davari and Belilovsky 2023, arXiv 2312.06795"
 
-    own_options: ClassVar[tuple[str, ...]] = ("density", "gamma")
+    options_by_part: ClassVar[tuple[str, ...]] = ("density", "gamma")
 
     density: float = Field(
         default=0.9, gt=0, le=1, description="fraction of each part's entries to keep"
@@ -131,34 +142,63 @@ class Breadcrumbs(Wrapper):
     rescale: Rescale = rescale_field()
     then: Inner = Field(default=TaskArithmetic(), description="the method that merges what is left")
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "breadcrumbs": MergekitForm("origin", _breadcrumbs, (*SPARSE, "gamma"), ranks=True),
+            "breadcrumbs_ties": MergekitForm(
+                "origin", _breadcrumbs, (*SPARSE, "gamma"), ranks=True
+            ),
+        }
+
     def measures(self) -> Sequence[Pass]:
         def at(n: int, known: Known, k: int) -> list[int]:
-            keep = max(1, int(own_option(known, "density", k, self.density) * n))
-            above = min(int(own_option(known, "gamma", k, self.gamma) * n), n - keep)
+            keep = max(1, int(part_option(known, "density", k, self.density) * n))
+            above = min(int(part_option(known, "gamma", k, self.gamma) * n), n - keep)
             return [n - above - keep, n - above - 1]
 
-        found = bounds(_CRUMBS, parts_of, at, _TAKES, scope=self.trim)
-        found = found if self.keep == "exact" else found[:2]  # positions are for breaking ties
-        return [*found, norms(_NORMS, self._cut)] if self.rescale == "l1" else found
+        passes = bounds(_CRUMBS, parts_of, at, _TAKES, scope=self.trim)
+        passes = passes if self.keep == "exact" else passes[:2]  # positions are for breaking ties
+        return [*passes, norms(_NORMS, self._cut)] if self.rescale == "l1" else passes
 
     def thin(self, block: Block, known: Known) -> Sequence[Tensor]:
         return rescaled(self._cut(block, known), known, _NORMS, range(len(block.parts)))
 
     def _cut(self, block: Block, known: Known) -> Sequence[Tensor]:
         first = block.place if self.trim == "global" else block.start
-        found = []
+        parts = []
         for k, part in enumerate(block.parts):
             low, high = bound_of(known, _CRUMBS, k, _TAKES) or (Bound(0.0), Bound(math.inf))
-            if own_option(known, "density", k, self.density) <= 0:
-                found.append(torch.zeros_like(part))
+            if part_option(known, "density", k, self.density) <= 0:
+                parts.append(torch.zeros_like(part))
                 continue
             if self.keep == "exact":
                 # The upper end first: what it drops must not be looked at again.
                 part = drop_equals(drop_equals(part, high, first), low, first)
-            kept = shrink(part, low.value)
-            found.append(kept.sub_(torch.nn.functional.hardshrink(part, high.value)))
-        return found
+            large = shrink(part, low.value)
+            parts.append(large.sub_(torch.nn.functional.hardshrink(part, high.value)))
+        return parts
 
 
 _PRUNE, _LOCALIZE, _CRUMBS, _NORMS = "prune.cut", "localize.cut", "crumbs", "crumbs.norms"
 _TAKES: tuple[Take, ...] = ("last", "first_up_to")
+
+
+def _breadcrumbs(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    """Where density and gamma exceed 1, it is gamma that gives way."""
+    settings, of_parts = option_of_parts(reader, "density", 1.0, "density")
+    then = merged_by(reader)
+    if not of_parts and settings["density"] >= 1:
+        return then, part_weights(reader)
+    gamma, gammas = option_of_parts(reader, "gamma", 0.01, "gamma")
+    if settings and gamma:
+        gamma = {"gamma": min(gamma["gamma"], rest(settings["density"]))}
+    method = {
+        "name": "breadcrumbs",
+        **with_keep(settings, of_parts),
+        **gamma,
+        "trim": "tensor",
+    }
+    if reader.option("rescale", False):
+        method["rescale"] = "l1"
+    return {**method, "then": then}, part_weights(reader) | of_parts | gammas

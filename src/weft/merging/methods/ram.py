@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from weft.merging.engine.method import Block, Known, Pass
-from weft.merging.methods.common import live
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import MergekitForm, Options
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import live
 
 _COUNTS = "ram.counts"
 
 
-class Ram(Settings):
+class Ram(MergeMethod):
     """Keep what only one part changed, average what several changed.
 
     With m_k = [|τ_k| > ε] and c = Σ m_k: τ = Σ_k w_k m_k τ_k λ_k where c = 1, Σ_k w_k m_k τ_k / c
@@ -37,6 +39,13 @@ class Ram(Settings):
         default=0.2, ge=0, description="α: bound of the ratio of shared to own entries"
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "ram": MergekitForm("origin", _from_mergekit, ("epsilon",)),
+            "ramplus_tl": MergekitForm("origin", _from_mergekit, ("epsilon", "r", "alpha")),
+        }
+
     def passes(self) -> Sequence[Pass]:
         return [Pass(_COUNTS, self._count, lambda total, known, n: total.tolist())] * bool(
             self.boost
@@ -53,8 +62,8 @@ class Ram(Settings):
         for part, weight, k, mask in zip(parts, weights, places, masks, strict=True):
             part.mul_(mask).div_(shared)
             if self.boost:
-                own = self._factor(*known[_COUNTS][k])
-                part.mul_(torch.where(count == 1, own, 1.0))
+                factor = self._factor(*known[_COUNTS][k])
+                part.mul_(torch.where(count == 1, factor, 1.0))
             total.add_(part, alpha=weight)
         return total
 
@@ -67,12 +76,19 @@ class Ram(Settings):
 
     def _count(self, block: Block, known: Known) -> Tensor:
         """Entries that are shared and that are a part's alone: [K, 2] int64."""
-        found = torch.zeros(len(block.parts), 2, dtype=torch.int64)
+        counts = torch.zeros(len(block.parts), 2, dtype=torch.int64)
         parts, _, places = live(block)
         masks = self._masks(parts)
         count = torch.stack(masks).sum(0) if masks else None
         for k, mask in zip(places, masks, strict=True):
             assert count is not None
-            found[k, 0] = int((mask * (count > 1)).count_nonzero())
-            found[k, 1] = int((mask * (count == 1)).count_nonzero())
-        return found
+            counts[k, 0] = int((mask * (count > 1)).count_nonzero())
+            counts[k, 1] = int((mask * (count == 1)).count_nonzero())
+        return counts
+
+
+def _from_mergekit(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    settings = {"name": "ram", "epsilon": reader.option("epsilon", 1e-5)}
+    if reader.method == "ramplus_tl":
+        settings |= {"boost": reader.option("r", 0.1), "most": reader.option("alpha", 0.2)}
+    return settings, {}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.engine.masks import kept
+from weft.merging.engine.masks import at_least
 from weft.merging.engine.method import Block, Known, Pass
 from weft.merging.engine.order import Take, bound_of, bounds, equals_out
-from weft.merging.methods.common import divide, live
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import MergekitForm, Options
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import divide, live
 from weft.merging.methods.ties import agreeing, elected
 from weft.merging.methods.trim import Keep, keep_field
 
@@ -22,7 +24,7 @@ _CHANGED, _CUT, _SQUARES = "sce.changed", "sce.cut", "sce.squares"
 _TAKES: tuple[Take, ...] = ("first",)
 
 
-class Sce(Settings):
+class Sce(MergeMethod):
     """Keep the entries on which the parts differ most, weigh parts by what they keep, elect signs.
 
     Select the entries of a tensor whose variance across parts is among the density's largest;
@@ -55,14 +57,18 @@ class Sce(Settings):
         "(in mergekit 1e-6, which task vectors of usual size do not reach)",
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"sce": MergekitForm("origin", _from_mergekit, ("select_topk",), ranks=True)}
+
     def passes(self) -> Sequence[Pass]:
-        found = []
+        passes = []
         if self.density < 1 and self.among == "changed":
-            found.append(Pass(_CHANGED, _count_changed, _number, per_part=False))
+            passes.append(Pass(_CHANGED, _count_changed, _number, per_part=False))
         if self.density < 1:
             cut = bounds(_CUT, _variances, self._position, _TAKES, per_part=False)
-            found += cut if self.keep == "exact" else cut[:2]  # positions are for breaking ties
-        return [*found, Pass(_SQUARES, self._sum_squares, self._settle_squares)]
+            passes += cut if self.keep == "exact" else cut[:2]  # positions are for breaking ties
+        return [*passes, Pass(_SQUARES, self._sum_squares, self._settle_squares)]
 
     def combine(self, block: Block, known: Known) -> Tensor:
         parts, weights, places = self._selected(block, known)
@@ -77,8 +83,8 @@ class Sce(Settings):
         return total.mul_(sign)
 
     def _settle_squares(self, total: Tensor, known: Known, n: int) -> list[float]:
-        found: list[float] = total.tolist()
-        return [0.0] * len(found) if sum(found) < self.alike * n else found
+        squares: list[float] = total.tolist()
+        return [0.0] * len(squares) if sum(squares) < self.alike * n else squares
 
     def _position(self, n: int, known: Known, k: int) -> list[int]:
         return [n - min(n, max(1, int(self.density * known.get(_CHANGED, n))))]
@@ -93,7 +99,7 @@ class Sce(Settings):
         least = bound[0].value
         if self.among == "changed":
             least = max(least, float(np.nextafter(np.float32(0), np.float32(1))))
-        mask = kept(apart.numpy(), least)
+        mask = at_least(apart.numpy(), least)
         if self.keep == "exact":
             out = equals_out(apart, bound[0], block.start)
             if out is not None:
@@ -104,11 +110,11 @@ class Sce(Settings):
 
     def _sum_squares(self, block: Block, known: Known) -> Tensor:
         """Σ τ_k² over the selected entries: [K] float64."""
-        found = torch.zeros(len(block.parts), dtype=torch.float64)
+        squares = torch.zeros(len(block.parts), dtype=torch.float64)
         parts, _, places = self._selected(block, known)
         for part, k in zip(parts, places, strict=True):
-            found[k] = part.square_().sum()
-        return found
+            squares[k] = part.square_().sum()
+        return squares
 
 
 def variance(parts: Sequence[Tensor]) -> Tensor:
@@ -121,11 +127,11 @@ def variance(parts: Sequence[Tensor]) -> Tensor:
     for one in apart:
         mean.add_(one)
     mean.div_(len(parts))
-    found = mean.square()  # of the first part
+    total = mean.square()  # of the first part
     for one in apart:
         one.sub_(mean)
-        found.addcmul_(one, one)
-    return found
+        total.addcmul_(one, one)
+    return total
 
 
 def coefficients(squares: Sequence[float], weights: Sequence[float]) -> list[float]:
@@ -146,3 +152,9 @@ def _count_changed(block: Block, known: Known) -> Tensor:
 
 def _number(total: Tensor, known: Known, n: int) -> int:
     return int(total[0])
+
+
+def _from_mergekit(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    share = reader.option("select_topk", 1.0)
+    settings = {"name": "sce", "density": share, "among": "changed", "keep": "exact"}
+    return settings | {"alike": 1e-6}, {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from weft.errors import SettingError
 from weft.merging.engine.method import Block, Known, Pass
-from weft.merging.methods.common import gram, inner_products, shares, weighted_sum
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import MergekitForm, Options, part_weights
+from weft.merging.mergekit.parameters import ParameterReader, changed_weight
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import gram_pass, inner_products, shares, weighted_sum
 
 Matrix = NDArray[np.float64]
 
 
-class Slerp(Settings):
+class Slerp(MergeMethod):
     """Spherical interpolation between two parts, tensor by tensor.
 
     sin((1-t)Ω)/sin Ω · θ_1 + sin(tΩ)/sin Ω · θ_2, Ω the angle between them, t the second weight's
@@ -39,18 +42,22 @@ class Slerp(Settings):
         "mean: their directions, then scale to the weighted mean of the norms",
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"slerp": MergekitForm("part", _slerp, ("t",))}
+
     def default_weights(self, parts: int) -> list[float]:
         return [0.5] * parts
 
     def passes(self) -> Sequence[Pass]:
-        return [gram()]
+        return [gram_pass()]
 
     def combine(self, block: Block, known: Known) -> Tensor:
         pair = slerp_pair(known["gram"], shares(block), self.parallel, self.norm == "mean")
         return weighted_sum(block.parts, pair)
 
 
-class Nuslerp(Settings):
+class Nuslerp(MergeMethod):
     """Spherical interpolation between two task vectors, whole or row by row.
 
     `slerp` of τ_1 and τ_2 about a base, or of the weights themselves without one; t is the second
@@ -69,6 +76,14 @@ class Nuslerp(Settings):
         description="one angle for the tensor, for every row (along the last axis), or for every "
         "column of a matrix; a vector has one",
     )
+
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "nuslerp": MergekitForm(
+                "optional", _nuslerp, ("weight", "nuslerp_flatten", "nuslerp_row_wise")
+            )
+        }
 
     def default_weights(self, parts: int) -> list[float]:
         return [0.5] * parts
@@ -102,8 +117,8 @@ def _column_products(block: Block, known: Known) -> Tensor:
     """Inner products of the two parts in every column: [columns, 2, 2] float64."""
     one, other = (part.view(-1, block.columns).double() for part in block.parts)
     both = (one * other).sum(0)
-    own = [(one * one).sum(0), both, both, (other * other).sum(0)]
-    return torch.stack(own, dim=-1).view(-1, 2, 2)
+    products = [(one * one).sum(0), both, both, (other * other).sum(0)]
+    return torch.stack(products, dim=-1).view(-1, 2, 2)
 
 
 def _settle_columns(total: Tensor, known: Known, n: int) -> Tensor:
@@ -123,7 +138,7 @@ def arc(products: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return pair[0], pair[1]
 
 
-class Multislerp(Settings):
+class Multislerp(MergeMethod):
     """The direction of the mean of directions, as long as the mean of the lengths.
 
     Σ w_k |τ_k| · m / |m|, m = Σ w_k τ_k/|τ_k|, about a base or of the weights themselves. (The steps
@@ -137,11 +152,17 @@ class Multislerp(Settings):
 
     normalize: bool = Field(default=True, description="divide the weights by their sum")
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {
+            "multislerp": MergekitForm("optional", _multislerp, ("weight", "normalize_weights"))
+        }
+
     def default_weights(self, parts: int) -> list[float]:
         return [1 / parts] * parts
 
     def passes(self) -> Sequence[Pass]:
-        return [gram()]
+        return [gram_pass()]
 
     def combine(self, block: Block, known: Known) -> Tensor:
         weights = np.array(shares(block) if self.normalize else block.weights)
@@ -157,7 +178,12 @@ class Multislerp(Settings):
 def slerp_pair(
     products: Matrix, share: Sequence[float], parallel: float, mean: bool
 ) -> list[float]:
-    """Coefficients of the two tensors, from their inner products [2, 2]."""
+    """Coefficients of the two tensors, from their inner products [2, 2].
+
+    >>> at_right_angles = np.array([[4.0, 0.0], [0.0, 4.0]])
+    >>> [round(c, 4) for c in slerp_pair(at_right_angles, [0.5, 0.5], 0.9995, mean=False)]
+    [0.7071, 0.7071]
+    """
     norms = np.sqrt(np.diag(products))
     if not norms.all():
         return list(share)
@@ -172,7 +198,7 @@ def slerp_pair(
     return [c * length / float(norm) for c, norm in zip(pair, norms, strict=True)]
 
 
-class Karcher(Settings):
+class Karcher(MergeMethod):
     """Spherical mean of any number of parts, tensor by tensor.
 
     The Riemannian (Karcher) mean of the directions θ_k/|θ_k|, the point that minimises
@@ -188,15 +214,19 @@ class Karcher(Settings):
         default=1e-10, ge=0, description="stop at a step of this angle (radians)"
     )
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"karcher": MergekitForm("ignored", _karcher, ("max_iter", "tol"))}
+
     def default_weights(self, parts: int) -> list[float]:
         return [1 / parts] * parts
 
     def passes(self) -> Sequence[Pass]:
-        return [gram()]
+        return [gram_pass()]
 
     def combine(self, block: Block, known: Known) -> Tensor:
-        found = karcher_mean(known["gram"], shares(block), self.iterations, self.tolerance)
-        return weighted_sum(block.parts, found)
+        coefficients = karcher_mean(known["gram"], shares(block), self.iterations, self.tolerance)
+        return weighted_sum(block.parts, coefficients)
 
 
 def karcher_mean(
@@ -216,24 +246,59 @@ def karcher_mean(
     inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
     cosines = np.clip(products * np.outer(inverse, inverse), -1, 1)
     weights /= weights.sum()
-    found = _unit(weights, cosines)
-    if not found.any():
+    mean = _unit(weights, cosines)
+    if not mean.any():
         return list(share)
     for _ in range(iterations):
-        near = np.clip(cosines @ found, -1, 1)
+        near = np.clip(cosines @ mean, -1, 1)
         sines = np.sqrt(1 - near**2)
         pull = np.where(sines > 1e-9, np.arccos(near) / np.maximum(sines, 1e-9), near > 0)
         step = weights * pull
-        step = step - (step @ near) * found
+        step = step - (step @ near) * mean
         length = math.sqrt(max(0.0, step @ cosines @ step))
         if length <= tolerance:
             break
-        found = _unit(math.cos(length) * found + math.sin(length) / length * step, cosines)
+        mean = _unit(math.cos(length) * mean + math.sin(length) / length * step, cosines)
     scale = float(np.dot(share, norms))
-    return [float(c) for c in scale * found * inverse]
+    return [float(c) for c in scale * mean * inverse]
 
 
 def _unit(coefficients: Matrix, cosines: Matrix) -> Matrix:
     """Scaled to norm 1; zero where the directions cancel out."""
     square = float(coefficients @ cosines @ coefficients)
     return coefficients / math.sqrt(square) if square > 1e-18 else np.zeros_like(coefficients)
+
+
+def _slerp(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    """From the base (t = 0) to the other model (t = 1)."""
+    if reader.base is None or len(reader.models) != 2:
+        raise SettingError("slerp goes from base_model to one other model")
+    t = reader.weights("t", None)
+    return {"name": "slerp"}, {"weight": [changed_weight(t, lambda value: 1 - value, "t"), t]}
+
+
+def _nuslerp(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    if len(reader.models) != 2:
+        raise SettingError(
+            f"nuslerp goes from one model to another, and there are {len(reader.models)}"
+        )
+    along = "tensor"
+    if not reader.option("nuslerp_flatten", True):
+        along = "columns" if reader.option("nuslerp_row_wise", False) else "rows"
+    return {"name": "nuslerp", "along": along}, part_weights(reader)
+
+
+def _multislerp(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    if len(reader.models) == 1:  # mergekit takes it as it is, whatever its weight
+        return {"name": "linear", "normalize": False}, {"weight": [1.0]}
+    normalize = reader.option("normalize_weights", True)
+    return {"name": "multislerp", "normalize": normalize}, part_weights(reader)
+
+
+def _karcher(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    settings = {
+        "name": "karcher",
+        "iterations": reader.option("max_iter", 10),
+        "tolerance": reader.option("tol", 1e-5),
+    }
+    return settings, {}

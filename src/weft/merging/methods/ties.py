@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,8 +11,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from weft.merging.engine.method import Block, Known, Pass
-from weft.merging.methods.common import divide, equal, live, weighted_sum
-from weft.merging.methods.settings import Settings
+from weft.merging.mergekit.forms import (
+    SPARSE,
+    MergekitForm,
+    Options,
+    consensus,
+    option_of_parts,
+    part_weights,
+    with_keep,
+)
+from weft.merging.mergekit.parameters import ParameterReader
+from weft.merging.methods.base import MergeMethod
+from weft.merging.methods.sums import divide, equal, live, weighted_sum
 from weft.merging.methods.trim import (
     Keep,
     Rescale,
@@ -30,7 +40,7 @@ from weft.merging.methods.trim import (
 _CUT, _NORMS, _MAJORITY = "ties.cut", "ties.norms", "ties.majority"
 
 
-class Ties(Settings):
+class Ties(MergeMethod):
     """Keep the largest entries, elect a sign per entry, average the parts that have it.
 
     τ'_k = τ_k where |τ_k| is among the density's largest, else 0; γ = sign Σ τ'_k;
@@ -42,7 +52,7 @@ class Ties(Settings):
     source: ClassVar[str] = "Yadav et al. 2023, arXiv 2306.01708"
     needs_base: ClassVar[bool] = True
     relative: ClassVar[bool] = True
-    own_options: ClassVar[tuple[str, ...]] = ("density",)
+    options_by_part: ClassVar[tuple[str, ...]] = ("density",)
 
     density: float = density_field(0.2)
     keep: Keep = keep_field(
@@ -83,6 +93,10 @@ class Ties(Settings):
     )
     scale: float = Field(default=1.0, description="factor on the merged task vector")
 
+    @classmethod
+    def mergekit_forms(cls) -> Mapping[str, MergekitForm]:
+        return {"ties": MergekitForm("origin", _from_mergekit, SPARSE, ranks=True)}
+
     @model_validator(mode="after")
     def _apart(self) -> Ties:
         if self.weigh == "after" and (self.elect, self.variant) != ("unweighted", "canonical"):
@@ -99,12 +113,12 @@ class Ties(Settings):
 
     def passes(self) -> Sequence[Pass]:
         # The authors keep all entries not below the (n - int(density · n))-th smallest: one more.
-        found = cuts(_CUT, self.density, self.trim, self.keep, values=self._weighted, more=1)
+        passes = cuts(_CUT, self.density, self.trim, self.keep, values=self._weighted, more=1)
         if self.rescale == "l1":
-            found.append(norms(_NORMS, self._all_cut))
+            passes.append(norms(_NORMS, self._all_cut))
         if self.zeros == "majority":
-            found.append(Pass(_MAJORITY, self._count_signs, _sign_of, "global", per_part=False))
-        return found
+            passes.append(Pass(_MAJORITY, self._count_signs, _sign_of, "global", per_part=False))
+        return passes
 
     def combine(self, block: Block, known: Known) -> Tensor:
         parts, weights = self._trimmed(block, known)
@@ -161,8 +175,8 @@ class Ties(Settings):
     def _cut(
         self, parts: Sequence[Tensor], block: Block, known: Known, places: Sequence[int]
     ) -> Sequence[Tensor]:
-        found = trimmed(parts, block, known, _CUT, places, self.trim, self.density)
-        return rescaled(found, known, _NORMS, places)
+        cut = trimmed(parts, block, known, _CUT, places, self.trim, self.density)
+        return rescaled(cut, known, _NORMS, places)
 
     def _all_cut(self, block: Block, known: Known) -> Sequence[Tensor]:
         """The K parts trimmed, whatever their weights."""
@@ -206,17 +220,35 @@ def elected(
     zeros: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """1.0 or -1.0 [n]: the sign of the votes, `zeros` where these sum to 0."""
+    """1.0 or -1.0 [n]: the sign of the votes, `zeros` where these sum to 0.
+
+    >>> parts = [torch.tensor([1.0, -2.0, 1.0]), torch.tensor([3.0, 1.0, -1.0])]
+    >>> elected(parts, None, zeros=-1)
+    tensor([ 1., -1., -1.])
+    """
     return votes(parts, weights, dtype).sign_().add_(0.5 * zeros).sign_()
 
 
 def agreeing(
     parts: Sequence[Tensor], weights: Sequence[float], sign: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Σ w_k |τ_k| and Σ w_k over the parts with τ_k · sign > 0: twice [n]. Overwrites the parts."""
+    """Σ w_k |τ_k| and Σ w_k over the parts with τ_k · sign > 0: twice [n]. Overwrites the parts.
+
+    >>> parts = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 1.0])]
+    >>> agreeing(parts, [0.5, 0.5], torch.tensor([1.0, -1.0]))
+    (tensor([2., 1.]), tensor([1.0000, 0.5000]))
+    """
     total, mass = torch.zeros_like(sign), torch.zeros_like(sign)
     for part, weight in zip(parts, weights, strict=True):
         part.mul_(sign).relu_()
         total.add_(part, alpha=weight)
         mass.add_(part.sign_(), alpha=weight)
     return total, mass
+
+
+def _from_mergekit(reader: ParameterReader) -> tuple[dict[str, Any], Options]:
+    settings, of_parts = option_of_parts(reader, "density", 1.0, "density")
+    method = consensus(reader, normalize=True) | with_keep(settings, of_parts)
+    if reader.option("rescale", False):
+        method["rescale"] = "l1"
+    return method, part_weights(reader) | of_parts

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.merging.engine.method import OPTIONS, Block, Known, Pass, Scope, own_option
+from weft.merging.engine.method import OPTIONS, Block, Known, Pass, Scope, part_option
 from weft.merging.engine.order import Take, bound_of, bounds, drop_equals
 from weft.merging.engine.ranks import Values, ranks
-from weft.merging.methods.common import shrink
+from weft.merging.methods.sums import shrink
 
 Trim = Literal["global", "tensor"]
 Keep = Literal["ties", "exact"]
@@ -24,22 +24,22 @@ _NOTHING = 1e-7
 
 def density_field(default: float) -> float:
     text = "fraction of each part's entries to keep, those of largest magnitude"
-    found: float = Field(default=default, gt=0, le=1, description=text)
-    return found
+    field: float = Field(default=default, gt=0, le=1, description=text)
+    return field
 
 
 def keep_field(ties: str = "all that tie with the smallest kept entry stay") -> Keep:
     text = (
         f"ties: {ties}; exact: int(density · n) entries stay, of equal ones the first by position"
     )
-    found: Keep = Field(default="ties", description=text)
-    return found
+    field: Keep = Field(default="ties", description=text)
+    return field
 
 
 def trim_field(default: Trim) -> Trim:
     text = "rank an entry among all entries of its part, or among those of its tensor"
-    found: Trim = Field(default=default, description=text)
-    return found
+    field: Trim = Field(default=default, description=text)
+    return field
 
 
 def parts_of(block: Block, known: Known) -> Sequence[Tensor]:
@@ -63,12 +63,12 @@ def cuts(
     extra = 0 if keep == "exact" else more
 
     def at(n: int, known: Known, k: int) -> list[int]:
-        own = own_option(known, "density", k, density)
-        return [min(max(0, n - int(own * n) - extra), n - 1)]
+        share = part_option(known, "density", k, density)
+        return [min(max(0, n - int(share * n) - extra), n - 1)]
 
     def needed(known: Known) -> bool:
-        own = known.get(OPTIONS, {}).get("density", [density])
-        return any(one < 1 for one in own)
+        shares = known.get(OPTIONS, {}).get("density", [density])
+        return any(one < 1 for one in shares)
 
     if keep == "exact":
         return bounds(key, values, at, _TAKES, scope=scope, needed=needed)
@@ -86,26 +86,26 @@ def trimmed(
 ) -> Sequence[Tensor]:
     """Parts with their small entries zeroed in place, as `cuts` found; `places` in the block."""
     first = block.place if scope == "global" else block.start
-    found = []
+    parts_cut = []
     for part, k in zip(parts, places, strict=True):
-        own = own_option(known, "density", k, density)
+        share = part_option(known, "density", k, density)
         bound = bound_of(known, key, k, _TAKES)
-        if own <= 0:
+        if share <= 0:
             part = torch.zeros_like(part)
-        elif own < 1 and bound is not None:
+        elif share < 1 and bound is not None:
             part = drop_equals(shrink(part, bound[0].value), bound[0], first)
-        elif own < 1 and key in known:
+        elif share < 1 and key in known:
             part = shrink(part, known[key][k][0])
-        found.append(part)
-    return found
+        parts_cut.append(part)
+    return parts_cut
 
 
 def rescale_field() -> Rescale:
     text = (
         "l1: what is left of a part in a tensor is scaled to the L1 norm that it had before; none"
     )
-    found: Rescale = Field(default="none", description=text)
-    return found
+    field: Rescale = Field(default="none", description=text)
+    return field
 
 
 def norms(key: str, cut: Callable[[Block, Known], Sequence[Tensor]]) -> Pass:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft.adapters import Adapter
-from weft.errors import WeftError, notice
+from weft.errors import MismatchError, notice
 from weft.merging.vocabulary.tensors import is_embedding, is_head
 from weft.merging.vocabulary.tokens import first_difference, has_vocabulary, read_vocabulary
 
@@ -18,8 +18,8 @@ def check_adapter_rows(
 ) -> None:
     """A `WeftError` where two adapters have rows of embeddings and their tokenizers differ there.
 
-    An adapter without a tokenizer file has its backbone's tokens, as far as can be told; where only
-    some have one, a notice says so.
+    An adapter without a tokenizer file is taken to have its backbone's tokens; where only some have
+    one, a notice says so.
     """
     rows = {label: _rows(one) for label, one in zip(labels, adapters, strict=True)}
     folders = dict(zip(labels, paths, strict=True))
@@ -46,8 +46,8 @@ def _rows(adapter: Adapter) -> set[int] | None:
     if any(is_embedding(name) or is_head(name) for name in adapter.saved):
         return set()
     single = getattr(adapter, "tokens", {})
-    found = {index for one in single.values() for index in one.indices}
-    return found or None
+    trained = {index for one in single.values() for index in one.indices}
+    return trained or None
 
 
 def _check(
@@ -62,14 +62,17 @@ def _check(
     for label in (one, other):
         folder = folders[label]
         vocabulary = None if folder is None else read_vocabulary(folder)
-        found = {} if vocabulary is None else vocabulary.ids
-        ids.append({t: row for t, row in found.items() if places is None or row in places})
+        rows_of = {} if vocabulary is None else vocabulary.ids
+        ids.append({t: row for t, row in rows_of.items() if places is None or row in places})
     token = first_difference(ids[0], ids[1], (_ALL, _ALL))
     if token is not None:
-        said = [f"row {own[token]}" if token in own else "no such row" for own in ids]
-        raise WeftError(
+        where = [
+            f"row {vocabulary_ids[token]}" if token in vocabulary_ids else "no such row"
+            for vocabulary_ids in ids
+        ]
+        raise MismatchError(
             f"{one} and {other} have rows of embeddings, and their tokenizers differ: token "
-            f"{token!r} is {said[0]} in {one} and {said[1]} in {other}; fold each into a "
+            f"{token!r} is {where[0]} in {one} and {where[1]} in {other}; fold each into a "
             "checkpoint (weft fold) and merge these with --tokenizer base or union, or say that "
             "rows mean the same in all (--tokenizer rows)"
         )

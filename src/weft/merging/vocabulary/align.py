@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.merging.engine.source import Source, Spec
+from weft.merging.engine.source import Spec, TensorSource
 from weft.merging.vocabulary.rows import MEAN, PADDING, RowPlan
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Aligned:
     dtype is the one that holds the numbers of all donors.
     """
 
-    source: Source
+    source: TensorSource
     output: OutputVocabulary
     axes: Mapping[str, int]  # tensor -> axis of tokens
     plans: Mapping[str, RowPlan]
-    donors: Sequence[Source]
+    donors: Sequence[TensorSource]
     _padding: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -43,13 +43,13 @@ class Aligned:
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        found = dict(self.source.specs)
+        specs = dict(self.source.specs)
         for name, axis in self.axes.items():
-            shape = list(found[name].shape)
+            shape = list(specs[name].shape)
             shape[axis] = self.output.rows
             dtypes = [donor.specs[name].dtype for donor in self.donors]
-            found[name] = Spec(tuple(shape), functools.reduce(torch.promote_types, dtypes))
-        return found
+            specs[name] = Spec(tuple(shape), functools.reduce(torch.promote_types, dtypes))
+        return specs
 
     @property
     def signature(self) -> str:
@@ -71,18 +71,18 @@ class Aligned:
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
         """[stop - start, width]"""
         width, plan = self._width(name), self.plans[name]
-        made = torch.zeros(stop - start, width, dtype=self.specs[name].dtype)
+        rows = torch.zeros(stop - start, width, dtype=self.specs[name].dtype)
         at = 0
         for first, count, owner, row in plan.runs(start, stop):
             if owner >= 0:
                 values = self.donors[owner].read(name, row * width, count * width)
-                made[at : at + count] = values.view(count, width)
+                rows[at : at + count] = values.view(count, width)
             elif owner == MEAN:
-                made[at] = self._mean(name, plan.means[start + first])
+                rows[at] = self._mean(name, plan.means[start + first])
             elif owner == PADDING:
-                made[at : at + count] = self._mean_row(name)
+                rows[at : at + count] = self._mean_row(name)
             at += count
-        return made
+        return rows
 
     def _mean(self, name: str, places: Sequence[tuple[int, int]]) -> Tensor:
         width = self._width(name)

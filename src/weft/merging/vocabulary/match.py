@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from weft.errors import WeftError, notice
-from weft.merging.checkpoint import Checkpoint
-from weft.merging.engine.source import Source
+from weft.errors import MismatchError, NotFoundError, notice
+from weft.merging.checkpoints.checkpoint import Checkpoint
+from weft.merging.engine.source import TensorSource
 from weft.merging.vocabulary.align import Aligned
 from weft.merging.vocabulary.output import output_vocabulary
 from weft.merging.vocabulary.rows import RowPlan, plan_rows
@@ -33,7 +33,7 @@ _REMEDY = (
 class _Model:
     """A source with the vocabulary of its checkpoint, where it has one."""
 
-    source: Source
+    source: TensorSource
     axes: Mapping[str, int]  # its tensors with an axis of tokens
 
     @property
@@ -43,7 +43,7 @@ class _Model:
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """Whose tokenizer files count; of a formula, its first checkpoint's."""
-        step: Source | None = self.source
+        step: TensorSource | None = self.source
         while step is not None and not isinstance(step, Checkpoint):
             step = getattr(step, "source", getattr(step, "lead", None))
         return step
@@ -70,8 +70,8 @@ class _Model:
 
 
 def match_vocabularies(
-    parts: Sequence[Source], base: Source | None, rules: TokenizerRules | None
-) -> tuple[list[Source], Source | None]:
+    parts: Sequence[TensorSource], base: TensorSource | None, rules: TokenizerRules | None
+) -> tuple[list[TensorSource], TensorSource | None]:
     """The parts and the base as they can be merged row by row.
 
     Without rules, tokenizers that give a row to different tokens are a `WeftError` that names the
@@ -120,7 +120,7 @@ def _check_same(one: _Model, other: _Model) -> None:
     token = first_difference(a, b, (one.rows, other.rows))
     if token is None:
         return
-    raise WeftError(
+    raise MismatchError(
         f"the tokenizers of {one.label} and {other.label} differ: token {token!r} is "
         f"{_place(a.get(token), one.rows)} in {one.label} and "
         f"{_place(b.get(token), other.rows)} in {other.label}; {_REMEDY}"
@@ -135,20 +135,20 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _align(models: Sequence[_Model], with_base: bool, rules: TokenizerRules) -> list[Source]:
+def _align(models: Sequence[_Model], with_base: bool, rules: TokenizerRules) -> list[TensorSource]:
     for one in models:
         if one.checkpoint is None or one.vocabulary is None:
-            raise WeftError(
+            raise MismatchError(
                 f"tokenizer: {one.label} has no tokenizer file, so its rows can't be aligned by "
                 "token"
             )
     axes = models[0].axes
     if not axes:
-        raise WeftError(f"tokenizer: {models[0].label} has no embedding, so there are no rows")
+        raise MismatchError(f"tokenizer: {models[0].label} has no embedding, so there are no rows")
     for one in models[1:]:
         odd = axes.items() ^ one.axes.items()
         if odd:
-            raise WeftError(
+            raise MismatchError(
                 f"tokenizer: tensor '{min(odd)[0]}' has an axis of tokens in {models[0].label} or "
                 f"in {one.label}, not in both"
             )
@@ -165,17 +165,17 @@ def _align(models: Sequence[_Model], with_base: bool, rules: TokenizerRules) -> 
         rules,
     )
     plans: dict[str, list[RowPlan]] = {}
-    made: dict[tuple[int, ...], list[RowPlan]] = {}
+    by_sizes: dict[tuple[int, ...], list[RowPlan]] = {}
     for name in axes:
         sizes = tuple(one.rows_of(name) for one in models)
-        if sizes not in made:
+        if sizes not in by_sizes:
             known = [
                 (one.label, one.vocabulary.ids, size)
                 for one, size in zip(models, sizes, strict=True)
                 if one.vocabulary is not None
             ]
-            made[sizes] = plan_rows(output.ids, output.rows, known, rules.tokens, base)
-        plans[name] = made[sizes]
+            by_sizes[sizes] = plan_rows(output.ids, output.rows, known, rules.tokens, base)
+        plans[name] = by_sizes[sizes]
     donors = [one.source for one in models]
     return [
         Aligned(one.source, output, axes, {name: plans[name][k] for name in axes}, donors)
@@ -196,10 +196,10 @@ def _label(name: str, models: Sequence[_Model]) -> str:
         if name == one.label or (one.checkpoint is not None and _is_at(one.checkpoint, name)):
             return one.label
     known = ", ".join(one.label for one in models)
-    raise WeftError(f"tokenizer: '{name}' is none of {known}")
+    raise NotFoundError(f"tokenizer: '{name}' is none of {known}")
 
 
 def _is_at(checkpoint: Checkpoint, name: str) -> bool:
-    from weft.merging.recipe import locate
+    from weft.merging.paths import locate
 
     return locate(name).resolve() == checkpoint.path.resolve()

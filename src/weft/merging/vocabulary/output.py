@@ -9,8 +9,8 @@ from typing import Any
 
 from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.hashing import hash_json
-from weft.errors import WeftError
-from weft.merging.checkpoint import Checkpoint
+from weft.errors import MismatchError
+from weft.merging.checkpoints.checkpoint import Checkpoint
 from weft.merging.vocabulary.rules import TokenizerRules
 from weft.merging.vocabulary.tokens import (
     ADDED,
@@ -65,8 +65,8 @@ def output_vocabulary(
 ) -> OutputVocabulary:
     """The owner's tokens that have a row, then those that only `others` have, then those that
     the rules name; each vocabulary with the number of its rows."""
-    checkpoint, own, rows = owner
-    ids = {token: row for token, row in own.ids.items() if row < rows}
+    checkpoint, vocabulary, rows = owner
+    ids = {token: row for token, row in vocabulary.ids.items() if row < rows}
     entries = [one for other, size in others for one in _foreign(other, size)]
     entries += [plain_entry(token, 0) for token in rules.tokens]
     reached = max(ids.values(), default=-1) + 1
@@ -76,9 +76,9 @@ def output_vocabulary(
             ids[entry["content"]] = reached
             added.append({**entry, "id": reached})
             reached += 1
-    if added and own.path.name != TOKENIZER:
-        raise WeftError(
-            f"{checkpoint.label} has no {TOKENIZER}, only {own.path.name}, to which weft adds no "
+    if added and vocabulary.path.name != TOKENIZER:
+        raise MismatchError(
+            f"{checkpoint.label} has no {TOKENIZER}, only {vocabulary.path.name}, to which weft adds no "
             f"tokens ({added[0]['content']!r} is the first)"
         )
     step = rules.pad_to_multiple_of or 1
@@ -88,6 +88,6 @@ def output_vocabulary(
 def _foreign(vocabulary: Vocabulary, size: int) -> list[Mapping[str, Any]]:
     """Every token with a row, as an entry; added tokens last, each kind in the order of rows."""
     there = sorted((row, token) for token, row in vocabulary.ids.items() if row < size)
-    found = vocabulary.entries
-    usual = [plain_entry(token, row) for row, token in there if token not in found]
-    return [*usual, *(found[token] for _, token in there if token in found)]
+    entries = vocabulary.entries
+    usual = [plain_entry(token, row) for row, token in there if token not in entries]
+    return [*usual, *(entries[token] for _, token in there if token in entries)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import WeftError
+from weft.errors import NotFoundError
 from weft.merging.vocabulary.rules import TokenOf, TokenRule, Zero
 from weft.merging.vocabulary.tokens import Ids
 
@@ -72,10 +72,10 @@ def plan_rows(
         keeping = {} if rule.force else dict(having)
         other = (ZERO, 0)
         if len(keeping) < len(models):
-            found = _default(token, rule, having, models, base)
-            other = found if isinstance(found, tuple) else (MEAN, place)
-            if not isinstance(found, tuple):
-                means[place] = found
+            default = _default(token, rule, having, models, base)
+            other = default if isinstance(default, tuple) else (MEAN, place)
+            if not isinstance(default, tuple):
+                means[place] = default
         for k in range(len(models)):
             owners[k][place], rows[k][place] = (k, keeping[k]) if k in keeping else other
     return [RowPlan(*both, means) for both in zip(owners, rows, strict=True)]
@@ -114,5 +114,5 @@ def _stated(
         named = token if isinstance(source, str) or source.token is None else source.token
         row, what = ids.get(named), f"token {named!r}"
     if row is None or row >= size:
-        raise WeftError(f"tokenizer.tokens: {label} has no {what}, which {token!r} is to get")
+        raise NotFoundError(f"tokenizer.tokens: {label} has no {what}, which {token!r} is to get")
     return k, row

@@ -1,4 +1,4 @@
-"""What a recipe may say of the vocabulary of a merge."""
+"""The rules of a recipe for the vocabulary of a merge."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TokenizerRules(_Block):
     base: str | None = Field(
         default=None,
         description="the model whose row goes to those that lack a token, where several have it, "
-        "and whose tokenizer base and union start from: the merge's base unless given",
+        "and whose tokenizer base and union start from: by default the merge's base",
     )
     tokens: dict[str, TokenRule] = {}
     pad_to_multiple_of: PositiveInt | None = None
@@ -87,6 +87,6 @@ class TokenizerRules(_Block):
         return self.model_copy(update={"source": source, "base": base, "tokens": tokens})
 
     def plain(self) -> str | dict[str, Any]:
-        """As a recipe says it, as short as it can be."""
-        found: Mapping[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        return self.source if not set(found) - {"source"} else dict(found)
+        """As a recipe has it, as short as it can be."""
+        stated: Mapping[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return self.source if not set(stated) - {"source"} else dict(stated)

@@ -41,18 +41,18 @@ def vocabulary_axis(name: str, spec: Spec) -> int | None:
 def vocabulary_tensors(specs: Mapping[str, Spec]) -> dict[str, int]:
     """Tensor -> its axis of tokens; known by name, or, outside the layers, by its length, where no
     other kind of axis in the model has that length."""
-    found = {
+    axes_of = {
         name: axis
         for name, spec in specs.items()
         if spec.shape and (axis := vocabulary_axis(name, spec)) is not None
     }
-    lengths = {specs[name].shape[axis] for name, axis in found.items()}
-    widths = {size for name, axis in found.items() for size in specs[name].shape[axis + 1 :]}
+    lengths = {specs[name].shape[axis] for name, axis in axes_of.items()}
+    widths = {size for name, axis in axes_of.items() for size in specs[name].shape[axis + 1 :]}
     inside = {size for name in specs if layer_of(name) for size in specs[name].shape}
     for name, spec in specs.items():
-        if name in found or layer_of(name) or not spec.dtype.is_floating_point:
+        if name in axes_of or layer_of(name) or not spec.dtype.is_floating_point:
             continue
         axes = [axis for axis, size in enumerate(spec.shape) if size in lengths - widths - inside]
         if len(axes) == 1 and math.prod(spec.shape[: axes[0]]) == 1:
-            found[name] = axes[0]
-    return found
+            axes_of[name] = axes[0]
+    return axes_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.artifacts.atomic import read_json, reason
-from weft.errors import WeftError
+from weft.errors import DataError
 
 TOKENIZER, CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 Ids = Mapping[str, int]
@@ -78,16 +78,16 @@ def first_difference(one: Ids, other: Ids, rows: tuple[int, int]) -> str | None:
 @functools.lru_cache(maxsize=16)
 def _read(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Vocabulary | None:
     """`stamps` tell a changed file from the one that was read before."""
-    found = _first(folder)
-    if found is None:
+    first = _first(folder)
+    if first is None:
         return None
-    entries = dict(found.entries)
-    ids = dict(found.ids)
+    entries = dict(first.entries)
+    ids = dict(first.ids)
     for token, row, entry in _more(folder):
         if token not in ids:
             ids[token] = row
             entries[token] = entry
-    return Vocabulary(found.path, ids, entries)
+    return Vocabulary(first.path, ids, entries)
 
 
 def _first(folder: Path) -> Vocabulary | None:
@@ -108,11 +108,11 @@ def _fast(path: Path) -> Vocabulary:
         stated = {one[0]: row for row, one in enumerate(stated)}
     added = (values.get("added_tokens") or []) if isinstance(values, dict) else []
     if not isinstance(stated, dict) or not isinstance(added, list):
-        raise WeftError(f"{path} has no vocabulary (model.vocab)")
+        raise DataError(f"{path} has no vocabulary (model.vocab)")
     entries: dict[str, Mapping[str, Any]] = {}
     for one in added:
         if not isinstance(one, dict) or not isinstance(one.get("content"), str):
-            raise WeftError(f"{path}: added_tokens has an entry without content")
+            raise DataError(f"{path}: added_tokens has an entry without content")
         entries[one["content"]] = one
     ids = {**stated, **{token: one.get("id") for token, one in entries.items()}}
     return Vocabulary(path, _checked(ids, path), entries)
@@ -121,7 +121,7 @@ def _fast(path: Path) -> Vocabulary:
 def _json(path: Path) -> Vocabulary:
     values = read_json(path)
     if not isinstance(values, dict):
-        raise WeftError(f"{path} holds no tokens by name")
+        raise DataError(f"{path} holds no tokens by name")
     return Vocabulary(path, _checked(values, path))
 
 
@@ -141,7 +141,7 @@ def _tekken(path: Path) -> Vocabulary:
         ids |= {one["token_str"]: one["rank"] for one in values.get("special_tokens") or []}
         ids |= {f"base64:{one['token_bytes']}": one["rank"] + count for one in values["vocab"]}
     except (KeyError, TypeError):
-        raise WeftError(f"{path} has no vocabulary that weft reads") from None
+        raise DataError(f"{path} has no vocabulary that weft reads") from None
     return Vocabulary(path, _checked(ids, path))
 
 
@@ -151,7 +151,7 @@ def _tiktoken(path: Path) -> Vocabulary:
     for line in _text(path).splitlines():
         token, _, row = line.partition(" ")
         if not row.isascii() or not row.isdigit():
-            raise WeftError(f"{path}: '{line[:40]}' is no token with its row")
+            raise DataError(f"{path}: '{line[:40]}' is no token with its row")
         ids[f"base64:{token}"] = int(row)
     return Vocabulary(path, ids)
 
@@ -163,9 +163,9 @@ def _sentencepiece(path: Path) -> Vocabulary:
         pieces = [next(_fields(piece, 1)) for piece in _fields(raw, 1)]
         return Vocabulary(path, {piece.decode("utf-8"): row for row, piece in enumerate(pieces)})
     except OSError as error:
-        raise WeftError(f"{path} can't be read: {reason(error)}") from None
+        raise DataError(f"{path} can't be read: {reason(error)}") from None
     except (IndexError, StopIteration, UnicodeDecodeError, ValueError):
-        raise WeftError(f"{path} is no SentencePiece model") from None
+        raise DataError(f"{path} is no SentencePiece model") from None
 
 
 _READERS: Sequence[tuple[str, Callable[[Path], Vocabulary]]] = (
@@ -222,7 +222,7 @@ def _more(folder: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     for row, entry in (decoder or {}).items() if isinstance(decoder, dict) else ():
         content = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(content, str) or not str(row).isdigit():
-            raise WeftError(f"{path}: added_tokens_decoder has a token without content or row")
+            raise DataError(f"{path}: added_tokens_decoder has a token without content or row")
         yield content, int(row), {**entry, "id": int(row)}
     path = folder / ADDED
     if path.is_file():
@@ -239,7 +239,7 @@ def plain_entry(token: str, row: int) -> dict[str, Any]:
 def _checked(ids: Mapping[Any, Any], path: Path) -> dict[str, int]:
     for token, row in ids.items():
         if not isinstance(token, str) or type(row) is not int or row < 0:
-            raise WeftError(f"{path}: the token {token!a} has the row {row!a}, not a whole number")
+            raise DataError(f"{path}: the token {token!a} has the row {row!a}, not a whole number")
     return dict(ids)
 
 
@@ -247,9 +247,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except OSError as error:
-        raise WeftError(f"{path} can't be read: {reason(error)}") from None
+        raise DataError(f"{path} can't be read: {reason(error)}") from None
     except UnicodeDecodeError:
-        raise WeftError(f"{path} is not UTF-8 text") from None
+        raise DataError(f"{path} is not UTF-8 text") from None
 
 
 def _equal(one: Path, other: Path) -> bool:
@@ -258,4 +258,4 @@ def _equal(one: Path, other: Path) -> bool:
             return False
         return one.read_bytes() == other.read_bytes()
     except OSError as error:
-        raise WeftError(f"{error.filename} can't be read: {reason(error)}") from None
+        raise DataError(f"{error.filename} can't be read: {reason(error)}") from None

@@ -1,0 +1,1 @@
+"""Full checkpoints as parts of a merge, and the folder that comes out."""
