@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import CANDIDATES, HISTORIES, SETTINGS, adapter_of, integrated, randomise
+from integrated_recommenders import (
+    CANDIDATES,
+    HISTORIES,
+    SETTINGS,
+    adapter_of,
+    integrated,
+    randomise,
+)
 from tiny import make_shop, save_encoder
 
 import weft
@@ -23,13 +30,10 @@ from weft.data.folder import save_domain
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings
 from weft.evaluation.result import Result
-from weft.integration.kinds import integrator_settings
-from weft.recommenders.folder import load_recommender
 from weft.recommenders.integrator_folder import (
-    TrainedIntegrator,
     load_integrator,
-    save_integrator,
 )
+from weft.recommenders.saved import load_recommender, save_recommender
 
 
 @pytest.fixture(scope="module")
@@ -37,53 +41,49 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder("bert", tmp_path_factory.mktemp("encoders") / "bert")
 
 
-def save(encoder: Path, folder: Path, how: Any = "x_cross", count: int = 2) -> Any:
+def save(encoder: Path, folder: Path, kind: Any = "x_cross", count: int = 2) -> Any:
     adapters = [adapter_of(encoder, seed) for seed in range(1, count + 1)]
-    made = integrated(encoder, adapters, how)
-    randomise(made)
+    recommender = integrated(encoder, adapters, kind)
+    randomise(recommender)
     manifest = {
-        "backbone": made.backbone.said,
+        "backbone": recommender.backbone.identity,
         "recommender": SETTINGS.model_dump(mode="json"),
         "best": 0,
     }
-    trained = TrainedIntegrator(integrator_settings(how), made.trained(), adapters, manifest)
-    save_integrator(trained, make_shop().items, folder)
-    return made
+    save_recommender(recommender, make_shop().items, folder, manifest=manifest)
+    return recommender
 
 
 @pytest.mark.parametrize(
-    "how", ["x_cross", "x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora"]
+    "kind", ["x_cross", "x_lora", {"kind": "x_lora", "form": "one_pass"}, "meteora"]
 )
-def test_a_folder_scores_as_what_was_saved(encoder: Path, tmp_path: Path, how: Any) -> None:
-    made = save(encoder, tmp_path / "one", how)
+def test_a_folder_scores_as_what_was_saved(encoder: Path, tmp_path: Path, kind: Any) -> None:
+    recommender = save(encoder, tmp_path / "one", kind)
     loaded = weft.load_recommender(tmp_path / "one", precision="float32")
-    expected = made.score(HISTORIES, CANDIDATES)
+    expected = recommender.score(HISTORIES, CANDIDATES)
     assert np.array_equal(loaded.recommender.score(HISTORIES, CANDIDATES), expected)
     titles = make_shop().items.titles
-    found = loaded.recommend([[titles[1], titles[2], titles[3]]], k=4)[0]
-    best = np.argsort(-made.score([np.array([1, 2, 3])])[0], kind="stable")
-    kept = [titles[i] for i in best.tolist() if i not in (1, 2, 3)]
-    assert [one.title for one in found] == kept[:4]
+    items = loaded.recommend([[titles[1], titles[2], titles[3]]], k=4)[0]
+    best = np.argsort(-recommender.score([np.array([1, 2, 3])])[0], kind="stable")
+    expected_titles = [titles[i] for i in best.tolist() if i not in (1, 2, 3)]
+    assert [one.title for one in items] == expected_titles[:4]
 
 
 def test_an_adapter_twice_is_stored_once(encoder: Path, tmp_path: Path) -> None:
     one = adapter_of(encoder, 1)
-    made = integrated(encoder, [one, one], "x_cross")
+    recommender = integrated(encoder, [one, one], "x_cross")
     manifest = {
-        "backbone": made.backbone.said,
+        "backbone": recommender.backbone.identity,
         "recommender": SETTINGS.model_dump(mode="json"),
     }
-    trained = TrainedIntegrator(
-        integrator_settings("x_cross"), made.trained(), [one, one], manifest
-    )
-    save_integrator(trained, None, tmp_path / "twice")
+    save_recommender(recommender, None, tmp_path / "twice", manifest=manifest)
     assert len(list((tmp_path / "twice" / "adapters").iterdir())) == 1
     assert len(load_integrator(tmp_path / "twice").adapters) == 2
 
 
 def _first(folder: Path) -> Path:
-    said = json.loads((folder / "integrator.json").read_text("utf-8"))
-    return folder / "adapters" / said["adapters"][0]["hash"]
+    process = json.loads((folder / "integrator.json").read_text("utf-8"))
+    return folder / "adapters" / process["adapters"][0]["hash"]
 
 
 def _swap(folder: Path) -> None:
@@ -127,9 +127,9 @@ def test_what_does_not_belong_together_is_refused(encoder: Path, tmp_path: Path)
     other = save_encoder("bert", tmp_path / "other", seed=1)
     with pytest.raises(WeftError, match="belongs to backbone"):
         integrated(encoder, [both[0], adapter_of(other, 1)], "x_cross")
-    for how in ("x_cross", "x_lora", "meteora"):
-        with pytest.raises(WeftError, match=f"{how} integrates two or more adapters, not 1"):
-            integrated(encoder, both[:1], how)
+    for kind in ("x_cross", "x_lora", "meteora"):
+        with pytest.raises(WeftError, match=f"{kind} integrates two or more adapters, not 1"):
+            integrated(encoder, both[:1], kind)
     with pytest.raises(WeftError, match="head trains on one adapter, not 2"):
         integrated(encoder, both, "head")
     with pytest.raises(WeftError, match="layers is 3, and the backbone has 2 blocks"):
@@ -158,20 +158,20 @@ def test_the_command_line_takes_an_integrator_wherever_it_takes_an_adapter(
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     model = ("--model", tmp_path / "one")
-    said = call("recommend", *model, "--history", "red table", "-k", 3, "--json")
-    assert said.returncode == 0, said.stderr
+    process = call("recommend", *model, "--history", "red table", "-k", 3, "--json")
+    assert process.returncode == 0, process.stderr
     ranked = load_recommender(tmp_path / "one").recommend([["red table"]], k=3)[0]
-    assert [one["title"] for one in json.loads(said.stdout)["items"]] == [
+    assert [one["title"] for one in json.loads(process.stdout)["items"]] == [
         one.title for one in ranked
     ]
 
     where = ("--domain", tmp_path / "shop", "--drawn", 9, "--by", "popularity")
-    said = call("evaluate", *model, *where, "--split", "by_user", "--out", tmp_path / "result")
-    assert said.returncode == 0, said.stderr
+    process = call("evaluate", *model, *where, "--split", "by_user", "--out", tmp_path / "result")
+    assert process.returncode == 0, process.stderr
     result = Result.load(tmp_path / "result")
     assert result.protocol.split == "by_user 3:1:1, last targets, seed 0"
     assert result.protocol.candidates == CandidateSettings(drawn=9, by="popularity")
-    assert f"{result.metrics()['hit@1']:.4f}" in said.stdout and not result.protocol.full
+    assert f"{result.metrics()['hit@1']:.4f}" in process.stdout and not result.protocol.full
 
     for wrong, words in (
         (("--split", "by_month"), "leave_one_out, by_user and global_time are"),

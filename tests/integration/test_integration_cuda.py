@@ -8,30 +8,38 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import CANDIDATES, HISTORIES, SETTINGS, adapter_of, integrated, randomise
+from integrated_recommenders import (
+    CANDIDATES,
+    HISTORIES,
+    SETTINGS,
+    adapter_of,
+    integrated,
+    integration,
+    randomise,
+)
 from tiny import make_shop, save_encoder
 
 from weft.backbones import load_backbone
 from weft.integration import integrator_settings
-from weft.recommenders.integrated import Integrated
+from weft.recommenders.integrated import IntegratedBackbone
+from weft.recommenders.text.cross_encoder import CrossEncoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta"])
-@pytest.mark.parametrize("how", ["x_cross", "x_lora", "meteora"])
-def test_a_gpu_gives_the_same_scores(kind: str, how: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("integrator", ["x_cross", "x_lora", "meteora"])
+def test_a_gpu_gives_the_same_scores(kind: str, integrator: Any, tmp_path: Path) -> None:
     folder = save_encoder(kind, tmp_path / kind)
     both = [adapter_of(folder, seed) for seed in (1, 2)]
-    made = integrated(folder, both, how)
-    randomise(made)
-    there = Integrated(
+    recommender = integrated(folder, both, integrator)
+    randomise(recommender)
+    stacked = IntegratedBackbone(
         load_backbone(str(folder), precision="float32", device="cuda"),
-        SETTINGS,
         both,
-        integrator_settings(how),
-        make_shop().items,
-        tensors=made.trained(),
+        integrator_settings(integrator),
+        tensors=integration(recommender).tensors(),
     )
+    there = CrossEncoder(stacked, SETTINGS, make_shop().items)
     scores = there.score(HISTORIES, CANDIDATES)
-    np.testing.assert_allclose(scores, made.score(HISTORIES, CANDIDATES), atol=1e-4)
+    np.testing.assert_allclose(scores, recommender.score(HISTORIES, CANDIDATES), atol=1e-4)

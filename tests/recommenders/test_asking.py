@@ -21,13 +21,14 @@ from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.splits import leave_one_out
 from weft.errors import WeftError, WeftNotice
 from weft.recommenders.asking import LoadedRecommender
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.recommenders.chosen import choose
-from weft.recommenders.floors import save_popularity, save_zero_shot
-from weft.recommenders.folder import load_recommender, save_recommender
+from weft.recommenders.equipped import LoraBackbone, PlainBackbone
+from weft.recommenders.forms import SavedZeroShot
 from weft.recommenders.item_counts import FILE, ItemCounts, load_item_counts
 from weft.recommenders.matching import Matcher
-from weft.recommenders.popularity import Popularity
+from weft.recommenders.saved import load_recommender, save_recommender
+from weft.recommenders.sequential.popularity import Popularity
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.text import TextSettings
 
 SETTINGS = BiEncoderSettings(history_tokens=40)
@@ -46,8 +47,8 @@ def shop() -> Domain:
 @pytest.fixture(scope="module")
 def adapter(tiny_bert: Path) -> Adapter:
     backbone = load_backbone(str(tiny_bert), precision="float32")
-    recommender = BiEncoder(backbone, SETTINGS, lora=LoraSettings(rank=2, alpha=4))
-    manifest = {"backbone": backbone.said, "recommender": SETTINGS.model_dump(mode="json")}
+    recommender = BiEncoder(LoraBackbone(backbone, LoraSettings(rank=2, alpha=4)), SETTINGS)
+    manifest = {"backbone": backbone.identity, "recommender": SETTINGS.model_dump(mode="json")}
     return from_attached(recommender.attached, manifest)
 
 
@@ -277,10 +278,10 @@ def target(folder: Path, tiny_bert: Path) -> Iterator[Path]:
     domain = shop()
     counts = ItemCounts.of(leave_one_out(domain).train)
     if not (folder.parent / "popularity").exists():
-        save_popularity(counts, folder.parent / "popularity")
-        backbone = load_backbone(str(tiny_bert), precision="float32").said
-        block = SETTINGS.model_dump(mode="json")
-        save_zero_shot(backbone, block, domain.items, folder.parent / "zero-shot", counts=counts)
+        floor = Popularity(catalogue=domain.items, counts=counts)
+        save_recommender(floor, domain.items, folder.parent / "popularity")
+        zero_shot = SavedZeroShot.of(str(tiny_bert), SETTINGS)
+        save_recommender(zero_shot, domain.items, folder.parent / "zero-shot", counts=counts)
     yield folder.parent
     (folder.parent / "recommendation.json").unlink(missing_ok=True)
 
@@ -304,7 +305,8 @@ def test_popularity_is_a_recommender(target: Path) -> None:
 
 def test_zero_shot_is_the_backbone_as_it_is(target: Path, tiny_bert: Path) -> None:
     loaded = load_recommender(target / "zero-shot", precision="float32")
-    plain = BiEncoder(load_backbone(str(tiny_bert), precision="float32"), SETTINGS, shop().items)
+    backbone = PlainBackbone(load_backbone(str(tiny_bert), precision="float32"))
+    plain = BiEncoder(backbone, SETTINGS, shop().items)
     expected = plain.top_k_of_titles([["red mug"]], 3)
     found = loaded.recommend([["red mug"]], k=3)[0]
     assert [one.score for one in found] == expected.scores[0].tolist()
@@ -313,8 +315,7 @@ def test_zero_shot_is_the_backbone_as_it_is(target: Path, tiny_bert: Path) -> No
 def test_zero_shot_of_another_backbone_is_refused(target: Path, tmp_path: Path) -> None:
     values = json.loads((target / "zero-shot" / "weft.json").read_text())
     other = {**values["backbone"], "fingerprint": "0" * 64}
-    block = values["recommender"]
-    save_zero_shot(other, block, shop().items, tmp_path / "z")
+    save_recommender(SavedZeroShot(values | {"backbone": other}), shop().items, tmp_path / "z")
     with pytest.raises(WeftError, match=f"was measured on the backbone .*{'0' * 64}"):
         load_recommender(tmp_path / "z")
 

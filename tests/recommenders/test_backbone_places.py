@@ -14,8 +14,9 @@ from weft.backbones.load import named_backbone
 from weft.data.mall import mall
 from weft.errors import WeftError
 from weft.merging.folding.fold import fold
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.folder import load_recommender, save_recommender
+from weft.recommenders.equipped import LoraBackbone
+from weft.recommenders.saved import load_recommender, save_recommender
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,12 @@ def place(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         backbone = load_backbone("models/tiny")
         domain = mall(0, users=4, items=30)["home"]
-        model = BiEncoder(backbone, BiEncoderSettings(), domain.items, lora=LoraSettings(rank=2))
+        model = BiEncoder(
+            LoraBackbone(backbone, LoraSettings(rank=2)), BiEncoderSettings(), domain.items
+        )
         settings = BiEncoderSettings().model_dump(mode="json")
         adapter = from_attached(
-            model.attached, {"backbone": backbone.said, "recommender": settings}
+            model.attached, {"backbone": backbone.identity, "recommender": settings}
         )
         for factors in adapter.factors.values():
             factors.b.fill_(0.01)
@@ -67,7 +70,7 @@ def test_a_relative_path_is_looked_for_here_and_beside_the_manifest(
         with pytest.raises(WeftError) as error:
             call(folder)
         assert str(error.value).startswith(
-            f"{folder / 'weft.json'} names a backbone that is not to be found: there is no folder "
+            f"{folder / 'weft.json'} names a backbone that can't be found: there is no folder "
             f"/models/tiny and none {folder / 'models' / 'tiny'}, and "
         )
     shutil.copytree(place / "models", folder / "models")

@@ -12,15 +12,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import last_of, make_shop
+from tiny import equipped, last_of, make_shop
 
 from weft.adapters import Adapter, LoraSettings, from_attached
 from weft.backbones import load_backbone
 from weft.data.domain import Catalogue, Examples
 from weft.errors import WeftError
 from weft.evaluation.ranks import target_places
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.protocol import Recommender
+from weft.recommenders.contract import Recommender
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 
 SETTINGS = BiEncoderSettings(history_tokens=40)
 HISTORIES = [
@@ -32,14 +32,17 @@ def make(
     folder: Path,
     catalogue: Catalogue | None = None,
     settings: BiEncoderSettings = SETTINGS,
-    **how: Any,
+    cache: Path | None = None,
+    **changes: Any,
 ) -> BiEncoder:
     backbone = load_backbone(str(folder), precision="float32")
-    return BiEncoder(backbone, settings, catalogue, **how)
+    recommender = BiEncoder(equipped(backbone, **changes), settings, catalogue)
+    recommender.cache = cache
+    return recommender
 
 
 def adapter_of(folder: Path, seed: int = 1) -> Adapter:
-    recommender = make(folder, lora=LoraSettings(rank=2, alpha=8), lora_seed=seed)
+    recommender = make(folder, lora=LoraSettings(rank=2, alpha=8), seed=seed)
     for linear in recommender.attached.values():
         linear.b.data.fill_(0.05 * seed)
     backbone = {"name": "tiny", "fingerprint": recommender.backbone.fingerprint}
@@ -198,8 +201,6 @@ def test_what_cannot_be_is_one_sentence(tiny_bert: Path, other_bert: Path) -> No
     adapter = adapter_of(tiny_bert)
     with pytest.raises(WeftError, match="without a catalogue"):
         make(tiny_bert).score(HISTORIES)
-    with pytest.raises(WeftError, match="not both"):
-        make(tiny_bert, adapter=adapter, lora=LoraSettings())
     with pytest.raises(WeftError, match="belongs to backbone tiny"):
         make(other_bert, adapter=adapter)
     with pytest.raises(WeftError, match=r"history_tokens is 512.*at most 160"):

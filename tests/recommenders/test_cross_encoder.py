@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import last_of, make_shop, save_encoder
+from tiny import equipped, last_of, make_shop, save_encoder
 from tiny_lm import save_causal
 
 from weft.adapters import Adapter, LoraSettings, from_attached, load_adapter, save_adapter
@@ -20,12 +20,12 @@ from weft.backbones.blocks import last_block_for_first_token
 from weft.data.domain import Catalogue
 from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates, train_counts
-from weft.recommenders.cross_encoder import (
+from weft.recommenders.equipped import PlainBackbone
+from weft.recommenders.kinds import make_recommender
+from weft.recommenders.text.cross_encoder import (
     CrossEncoder,
     CrossEncoderSettings,
-    whole_modules,
 )
-from weft.recommenders.kinds import make_recommender
 from weft.text import TextSettings
 from weft.text.pair import PairSettings
 from weft.training import TrainSettings, train
@@ -41,19 +41,20 @@ def make(
     said: CrossEncoderSettings = SETTINGS,
     **how: Any,
 ) -> CrossEncoder:
-    made = CrossEncoder(load_backbone(str(folder), precision="float32"), said, catalogue, **how)
+    backbone = equipped(load_backbone(str(folder), precision="float32"), **how)
+    made = CrossEncoder(backbone, said, catalogue)
     for shop in (make_shop(), make_shop(96)):
-        made.know(last_of(shop))
+        made.prepare([last_of(shop)])
     return made
 
 
 def adapter_of(folder: Path, seed: int = 1) -> Adapter:
     lora = LoraSettings(rank=2, targets="query-value")
-    made = make(folder, lora=lora, lora_seed=seed)
+    made = make(folder, lora=lora, seed=seed)
     for linear in made.attached.values():
         linear.b.data.fill_(0.05)
     backbone = {"name": str(folder), "fingerprint": made.backbone.fingerprint}
-    return from_attached(made.attached, {"backbone": backbone}, whole_modules(made))
+    return from_attached(made.attached, {"backbone": backbone}, made.whole_modules())
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +191,8 @@ def test_a_token_in_front_of_a_causal_text_is_not_pooled(tmp_path: Path) -> None
 
 
 def test_popularity_must_be_known_before_training(bert: Path) -> None:
-    made = CrossEncoder(load_backbone(str(bert), precision="float32"), SETTINGS)
-    with pytest.raises(WeftError, match=r"domain 'shop' .* call know\(split\.train\) first"):
+    made = CrossEncoder(PlainBackbone(load_backbone(str(bert), precision="float32")), SETTINGS)
+    with pytest.raises(WeftError, match=r"domain 'shop' .* call prepare\(\[split\.train\]\) first"):
         made.loss(last_of(make_shop()))
 
 
@@ -265,7 +266,7 @@ def test_the_loss_is_cross_entropy_over_the_target_and_what_is_drawn(bert: Path)
     shop = make_shop()
     examples = last_of(shop).take(np.arange(5))
     made = make(bert, shop.items)
-    made.know(last_of(shop))
+    made.prepare([last_of(shop)])
     drawn = draw_candidates(
         examples, CandidateSettings(drawn=4, by="popularity"), 0, train_counts(last_of(shop))
     )

@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from weft.cli.models import evaluate
+from weft.cli.models import evaluate_command
 from weft.data.domain import Catalogue, Domain, Sequences
 from weft.data.folder import save_domain
 from weft.errors import WeftError
 from weft.recommenders.chosen import choose
-from weft.recommenders.floors import save_popularity
 from weft.recommenders.item_counts import ItemCounts
+from weft.recommenders.saved import save_recommender
+from weft.recommenders.sequential.popularity import Popularity
 
 ITEMS, USERS, LENGTH = 12, 10, 4
 
@@ -35,10 +36,9 @@ def domain() -> Domain:
 
 def saved(folder: Path, split: str) -> Path:
     counts = np.arange(1, ITEMS + 1)
-    save_popularity(
-        ItemCounts(domain().items, counts, counts), folder, split=split,
-        manifest={"domains": ["shop"]},
-    )  # fmt: skip
+    items = domain().items
+    floor = Popularity(catalogue=items, counts=ItemCounts(items, counts, counts))
+    save_recommender(floor, items, folder, manifest={"domains": ["shop"], "split": split})
     return folder
 
 
@@ -67,7 +67,7 @@ def test_another_split_than_that_of_training_is_said(
     model = saved(tmp_path / "model", "leave_one_out")
 
     def measured(split: str | None, out: str) -> str:
-        evaluate(
+        evaluate_command(
             model, tmp_path / "shop", tmp_path / out, drawn=3, by="uniform", split=split, seed=0,
             users=None, full=None,
         )  # fmt: skip

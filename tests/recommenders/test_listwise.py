@@ -21,10 +21,10 @@ from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings, draw_candidates
 from weft.evaluation.evaluate import evaluate
 from weft.evaluation.protocol import EvaluationSettings
-from weft.recommenders.kinds import make_recommender, recommender_settings
-from weft.recommenders.listwise import Listwise, ListwiseSettings, shuffled
-from weft.recommenders.lm.packing import next_logits
-from weft.recommenders.yes_no import YesNo, YesNoSettings
+from weft.recommenders.kinds import make_recommender, new_recommender, recommender_settings
+from weft.recommenders.text.listwise import Listwise, ListwiseSettings, shuffled
+from weft.recommenders.text.lm.packing import next_logits
+from weft.recommenders.text.yes_no import YesNo, YesNoSettings
 from weft.text.prompt import PromptSettings
 
 SHORT = PromptSettings(short=True, max_tokens=400)
@@ -130,7 +130,7 @@ def test_the_published_ranker_reports_what_is_lost(folder: Path, domain: Domain)
     recommender = made(folder, domain.items, ranker="published", new_tokens=12)
     test, candidates = asked(domain, 6)
     scores = recommender.score(test.histories(), candidates)
-    counts = recommender.counts
+    counts = recommender.tally
     assert counts["answers"] == 6 and counts["prompts"] == 6
     named = (scores > 0).any(axis=1)
     assert counts["answers without a candidate"] == 6 - named.sum()
@@ -146,20 +146,20 @@ def test_the_published_ranker_reads_a_perfect_answer(
     said = recommender.prompt.answers(tokens, candidates[:, [4, 0, 4, 7]])
     strange = recommender.prompt.answers(tokens, candidates[:1, :1])
     monkeypatch.setattr(
-        "weft.recommenders.listwise.greedy",
+        "weft.recommenders.text.listwise.greedy",
         lambda *_: [said.of(0)[:-1], np.concatenate([[50, 51], strange.of(0)[:-1]])],
     )
     scores = recommender.score(test.histories(), candidates)
     assert scores[0, [4, 0, 7]].tolist() == [5, 4, 3] and scores[0].sum() == 12
     assert not scores[1].any()
-    assert recommender.counts["titles written"] == 5
-    assert recommender.counts["titles that are no candidate"] == 1
+    assert recommender.tally["titles written"] == 5
+    assert recommender.tally["titles that are no candidate"] == 1
 
 
 @pytest.mark.parametrize("answer", ["top1", "top5"])
 def test_training_learns_the_answers(folder: Path, domain: Domain, answer: str) -> None:
     settings = ListwiseSettings(prompt=SHORT, drawn=5, answer=answer)
-    recommender = make_recommender(
+    recommender = new_recommender(
         str(folder), settings, lora=LoraSettings(rank=4, dropout=0.0), precision="float32"
     )
     assert isinstance(recommender, Listwise)
@@ -185,7 +185,7 @@ def test_training_learns_the_answers(folder: Path, domain: Domain, answer: str) 
 
 
 def random_adapter(folder: Path) -> Adapter:
-    recommender = make_recommender(
+    recommender = new_recommender(
         str(folder), ListwiseSettings(prompt=SHORT), lora=LoraSettings(rank=2), precision="float32"
     )
     generator = torch.Generator().manual_seed(0)
@@ -230,7 +230,7 @@ def test_yes_no_scores_are_the_log_odds(folder: Path, domain: Domain) -> None:
 
 
 def test_yes_no_learns(folder: Path, domain: Domain) -> None:
-    recommender = make_recommender(
+    recommender = new_recommender(
         str(folder), YesNoSettings(prompt=SHORT), lora=LoraSettings(rank=2), precision="float32"
     )
     loss = recommender.loss(leave_one_out(domain).train.take(np.arange(3)))
@@ -285,7 +285,7 @@ def test_a_history_longer_than_the_window_is_cut_and_counted(folder: Path, domai
     histories = [np.arange(60) % len(domain.items), np.arange(2)]
     scores = recommender.score(histories, candidates)
     assert np.isfinite(scores).all()
-    assert recommender.counts["prompts with a history cut"] == 1
+    assert recommender.tally["prompts with a history cut"] == 1
     yes_no = make_recommender(str(folder), YesNoSettings(prompt=long), domain.items)
     assert np.isfinite(yes_no.score(histories, candidates)).all()
 

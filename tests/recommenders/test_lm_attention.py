@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tiny_lm import ARCHITECTURES, causal_model
 
 from weft.errors import WeftError
-from weft.recommenders.lm import LanguageModel, PrefixTree, constrained_beam, packed_loss
-from weft.recommenders.lm import attention as layouts
-from weft.recommenders.lm.attention import AT_ONCE, Packed, attention
+from weft.recommenders.text.lm import LanguageModel, PrefixTree, constrained_beam, packed_loss
+from weft.recommenders.text.lm import attention as layouts
+from weft.recommenders.text.lm.attention import AT_ONCE, Packed, attention
 
 END = 7
 Ids = NDArray[np.int64]

@@ -12,7 +12,7 @@ from tiny_lm import ARCHITECTURES, causal_model
 
 from weft.adapters import LoraSettings, attach, initialise
 from weft.adapters.lora import trainable
-from weft.recommenders.lm import LanguageModel, constrained_beam, greedy, packed_loss
+from weft.recommenders.text.lm import LanguageModel, constrained_beam, greedy, packed_loss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,11 +15,12 @@ from weft.data.domain import Catalogue, Domain
 from weft.data.mall import mall
 from weft.data.splits import leave_one_out
 from weft.errors import WeftError
-from weft.recommenders.kinds import AnySettings, make_recommender
-from weft.recommenders.listwise import Listwise, ListwiseSettings
-from weft.recommenders.lm import LanguageModel, greedy
-from weft.recommenders.yes_no import YesNoSettings
-from weft.systems.plan import _files_hash
+from weft.recommenders.contract import RecommenderSettings
+from weft.recommenders.kinds import make_recommender, new_recommender
+from weft.recommenders.text.listwise import Listwise, ListwiseSettings
+from weft.recommenders.text.lm import LanguageModel, greedy
+from weft.recommenders.text.yes_no import YesNoSettings
+from weft.systems.plan import backbone_hash
 from weft.text import TextSettings
 from weft.text.prompt import PromptSettings
 
@@ -39,7 +40,7 @@ def domain() -> Domain:
 
 @pytest.mark.parametrize("settings", [FREE, YesNoSettings(prompt=WIDE)])
 def test_what_others_have_read_changes_nobodys_ranking(
-    folder: Path, domain: Domain, settings: AnySettings
+    folder: Path, domain: Domain, settings: RecommenderSettings
 ) -> None:
     recommender = make_recommender(str(folder), settings, domain.items, precision="float32")
     own = [domain.items.titles[i] for i in range(25)]
@@ -53,7 +54,7 @@ def test_what_others_have_read_changes_nobodys_ranking(
 def test_a_title_longer_than_the_window_is_cut_short(folder: Path, domain: Domain) -> None:
     recommender = make_recommender(str(folder), FREE, domain.items, precision="float32")
     assert recommender.top_k_of_titles([["long thing " * 400]], 5).items.shape == (1, 5)
-    assert recommender.counts["prompts with a history cut"] == 1
+    assert recommender.tally["prompts with a history cut"] == 1
 
 
 @pytest.mark.parametrize("tokens", [3, 5, 8, 12])
@@ -63,7 +64,7 @@ def test_answers_fit_behind_the_longest_histories(
 ) -> None:
     text = TextSettings(tokens=tokens)
     settings = ListwiseSettings(prompt=WIDE, text=text, answer=answer, drawn=9)
-    recommender = make_recommender(str(folder), settings, lora=LoraSettings(rank=2))
+    recommender = new_recommender(str(folder), settings, lora=LoraSettings(rank=2))
     assert isinstance(recommender, Listwise)
     batch = leave_one_out(domain).train.take(np.arange(4))
     histories = [np.resize(history, 300) for history in batch.histories()]
@@ -93,7 +94,7 @@ def test_titles_that_are_cut_alike_share_their_rank(
     recommender = make_recommender(str(folder), settings, catalogue, precision="float32")
     assert isinstance(recommender, Listwise)
     said = recommender.prompt.answers(recommender.tokens(catalogue), [np.array([1, 5])]).of(0)
-    monkeypatch.setattr("weft.recommenders.listwise.greedy", lambda *_: [said[:-1]])
+    monkeypatch.setattr("weft.recommenders.text.listwise.greedy", lambda *_: [said[:-1]])
     for order in ([0, 1, 5, 7], [1, 7, 0, 5]):
         scores = recommender.score([np.array([9])], np.array([order]))[0]
         assert dict(zip(order, scores.tolist(), strict=True)) == {0: 5, 1: 5, 5: 4, 7: 0}
@@ -113,7 +114,7 @@ def test_a_prompt_asks_for_what_is_answered(
 ) -> None:
     settings = ListwiseSettings(listed=listed, answer=answer, drawn=9, prompt=PromptSettings())
     text = TextSettings(tokens=4)
-    recommender = make_recommender(
+    recommender = new_recommender(
         str(folder), settings.model_copy(update={"text": text}), lora=LoraSettings(rank=2)
     )
     assert isinstance(recommender, Listwise)
@@ -135,7 +136,7 @@ def test_a_target_without_a_title_is_named(folder: Path, domain: Domain) -> None
     name = bare.items.item_ids[int(batch.targets[1])]
     for settings in (ListwiseSettings(prompt=WIDE, listed=False, answer="top1"),
                      YesNoSettings(prompt=WIDE)):  # fmt: skip
-        recommender = make_recommender(str(folder), settings, lora=LoraSettings(rank=2))
+        recommender = new_recommender(str(folder), settings, lora=LoraSettings(rank=2))
         with pytest.raises(WeftError, match=rf"'{name}' has no title.*titled: true"):
             recommender.loss(batch)
 
@@ -159,13 +160,13 @@ def test_a_chat_template_is_what_it_says_not_where_it_lies(folder: Path, tmp_pat
     path = tmp_path / "one.jinja"
     path.write_text("{{ messages[0]['content'] }}")
     assert PromptSettings(chat_template=str(path)).chat_template == path.read_text()
-    with pytest.raises(ValueError, match=r"missing\.jinja can't be read"):
+    with pytest.raises(ValueError, match=r"missing\.jinja does not exist"):
         PromptSettings(chat_template="missing.jinja")
-    before = _files_hash(folder)
+    before = backbone_hash(folder)
     template = folder / "chat_template.jinja"
     said = template.read_text()
     template.write_text(said + " ")
     try:
-        assert _files_hash(folder) != before
+        assert backbone_hash(folder) != before
     finally:
         template.write_text(said)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tiny_lm import ARCHITECTURES, causal_model
 
 from weft.errors import WeftError
-from weft.recommenders.lm import LanguageModel, PrefixTree, constrained_beam, greedy
-from weft.recommenders.lm.tree import blocks
+from weft.recommenders.text.lm import LanguageModel, PrefixTree, constrained_beam, greedy
+from weft.recommenders.text.lm.tree import blocks
 
 END = 7
 Ids = NDArray[np.int64]

@@ -13,8 +13,8 @@ from tiny_lm import ARCHITECTURES, causal_model
 
 from weft.adapters import LoraSettings, attach, initialise
 from weft.adapters.lora import trainable
-from weft.recommenders.lm import LanguageModel, packed_loss
-from weft.recommenders.lm.packing import next_logits
+from weft.recommenders.text.lm import LanguageModel, packed_loss
+from weft.recommenders.text.lm.packing import next_logits
 
 Ids = NDArray[np.int64]
 

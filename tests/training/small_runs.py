@@ -16,8 +16,9 @@ from torch import Tensor
 
 from weft.adapters import LoraSettings
 from weft.backbones import load_backbone
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.training import Trained, TrainSettings, train
+from weft.recommenders.equipped import LoraBackbone
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
+from weft.training import Trained, TrainingFiles, TrainSettings, train
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,16 +42,24 @@ TIMED = SETTINGS.model_copy(update={"checkpoint_every": None, "checkpoint_every_
 
 def recommender(folder: Path, *, dropout: float = 0.1, seed: int = 1) -> BiEncoder:
     return BiEncoder(
-        load_backbone(str(folder), precision="float32"),
+        LoraBackbone(
+            load_backbone(str(folder), precision="float32"),
+            LoraSettings(rank=2, alpha=4, dropout=dropout),
+            seed,
+        ),
         BiEncoderSettings(history_tokens=48),
         make_shop().items,
-        lora=LoraSettings(rank=2, alpha=4, dropout=dropout),
-        lora_seed=seed,
     )
 
 
 def small_run(
-    folder: Path, settings: TrainSettings = SETTINGS, *, seed: int = 1, **options: Any
+    folder: Path,
+    settings: TrainSettings = SETTINGS,
+    *,
+    seed: int = 1,
+    checkpoints: Path | None = None,
+    start: str = "",
+    **options: Any,
 ) -> tuple[dict[str, Tensor], Trained]:
     """(final factors by name, what `train` returns)."""
     model = recommender(folder, seed=seed)
@@ -60,7 +69,10 @@ def small_run(
         torch.rand(3)  # a validation that draws must not matter
         return -float(model.loss(examples))
 
-    trained = train(model, [examples], settings, seed=seed, validate=validate, **options)
+    files = TrainingFiles(checkpoints, start)
+    trained = train(
+        model, [examples], settings, seed=seed, files=files, validate=validate, **options
+    )
     return {n: p.detach() for n, p in model.model.named_parameters() if p.requires_grad}, trained
 
 

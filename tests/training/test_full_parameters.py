@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import last_of, make_shop, save_encoder
 
-from weft.adapters import LoraSettings
 from weft.backbones import load_backbone
 from weft.backbones.files import write_copy
 from weft.errors import WeftError
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.kinds import make_recommender, recommender_settings
+from weft.recommenders.equipped import WholeBackbone
+from weft.recommenders.kinds import make_recommender, new_recommender, recommender_settings
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.training import TrainSettings, loop, train
 
 READING = BiEncoderSettings(history_tokens=48)
@@ -24,9 +24,7 @@ SHORT = TrainSettings(epochs=3, batch=16, learning_rate=1e-3, log_every=1)
 
 
 def whole(folder: Path) -> BiEncoder:
-    made = make_recommender(
-        str(folder), READING, make_shop().items, train_all=True, precision="float32"
-    )
+    made = new_recommender(str(folder), READING, make_shop().items, precision="float32")
     assert isinstance(made, BiEncoder)
     return made
 
@@ -80,9 +78,7 @@ def test_a_checkpoint_is_the_source_with_other_weights_and_scores_alike(
 
 
 def test_products_in_bfloat16_keep_float32_weights(tiny_bert: Path) -> None:
-    made = make_recommender(
-        str(tiny_bert), READING, make_shop().items, train_all=True, precision="bfloat16"
-    )
+    made = new_recommender(str(tiny_bert), READING, make_shop().items, precision="bfloat16")
     assert isinstance(made, BiEncoder)
     assert {p.dtype for p in made.model.parameters()} == {torch.float32}
     exact = whole(tiny_bert)
@@ -96,14 +92,9 @@ def test_products_in_bfloat16_keep_float32_weights(tiny_bert: Path) -> None:
 def test_what_cannot_be_trained_in_full_is_refused(tiny_bert: Path) -> None:
     loaded = load_backbone(str(tiny_bert), precision="bfloat16")
     with pytest.raises(WeftError, match=r"is bfloat16; training all parameters needs float32"):
-        BiEncoder(loaded, READING, train_all=True)
-    loaded = load_backbone(str(tiny_bert), precision="float32")
-    with pytest.raises(WeftError, match="no adapter, no LoRA"):
-        BiEncoder(loaded, READING, train_all=True, lora=LoraSettings())
+        BiEncoder(WholeBackbone(loaded), READING)
     with pytest.raises(WeftError, match="of a bi_encoder, not a cross_encoder"):
-        make_recommender(
-            str(tiny_bert), recommender_settings({"kind": "cross_encoder"}), train_all=True
-        )
+        new_recommender(str(tiny_bert), recommender_settings({"kind": "cross_encoder"}))
 
 
 def test_a_file_without_a_trained_parameter_is_refused(tiny_bert: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Regression:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.model: nn.Module = nn.Linear(2, 1)
+        self.checkpoints_gradients = False
         self.sizes: list[int] = []
 
     def loss(self, batch: Examples) -> Tensor:

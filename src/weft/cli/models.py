@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +14,15 @@ from weft.cli.out import console, echo, echo_json, note
 from weft.safe_text import visible
 
 if TYPE_CHECKING:
+    from weft.data.splits import SplitSettings
     from weft.evaluation.protocol import EvaluationSettings
     from weft.recommenders.asking import Answer
-    from weft.recommenders.bi_encoder import VectorProgress
     from weft.recommenders.chosen import Chosen
+    from weft.recommenders.forms import SavedForm
+    from weft.recommenders.saved import VectorProgress
 
 
-def recommend(
+def recommend_command(
     model: Annotated[
         Path,
         typer.Option(
@@ -41,14 +43,16 @@ def recommend(
         Path | None,
         typer.Option(
             help="Another catalogue to rank: items.parquet, a CSV file with columns item_id and "
-            "title, or a text file of titles, whose line numbers stand for ids."
+            "title, or a text file of titles, whose line numbers are then the ids."
         ),
     ] = None,
     repeat: Annotated[bool, typer.Option(help="Also suggest what is in the history.")] = False,
     as_text: Annotated[
         bool,
         typer.Option(
-            "--as-text", help="Read as text also what looks like an item id and is none there."
+            "--as-text",
+            help="Read an entry of the history as a title even if it looks like an item id that "
+            "the catalogue lacks.",
         ),
     ] = False,
     json: Annotated[
@@ -75,15 +79,15 @@ def _answer(
 ) -> Answer:
     """The answer; where there is no history, without loading what would read one."""
     from weft.recommenders.asking import popular_answer, popular_of
-    from weft.recommenders.folder import load_recommender
     from weft.recommenders.matching import check_histories
+    from weft.recommenders.saved import load_recommender
 
     check_histories([history])
     if not history and folder.is_dir():
         from weft.data.catalogue import load_catalogue
-        from weft.recommenders.floors import floor_of
+        from weft.recommenders.forms import form_in
 
-        if floor_of(folder) != "popularity":
+        if form_in(folder).needs_backbone:
             catalogue = load_catalogue(folder if items is None else items, ids=True)
             return popular_answer(popular_of(folder, catalogue), k)
     with _vectors_shown(folder) as progress:
@@ -120,49 +124,51 @@ def _print_json(answer: Answer, chosen: Chosen) -> None:
 
 @contextmanager
 def _vectors_shown(folder: Path) -> Iterator[VectorProgress]:
-    """Say on stderr that item vectors are being made, with a bar on a terminal."""
+    """Say on stderr that item vectors are being computed, with a bar on a terminal."""
     with ExitStack() as stack:
-        bar: list[Callable[[int, int], None]] = []
+        bar: list[VectorProgress] = []
 
-        def progress(done: int, every: int) -> None:
+        def progress(done: int, total: int) -> None:
             if done == 0:
-                note(f"making the vectors of {every:,} item texts, once; they stay in {folder}")
+                note(f"making the vectors of {total:,} item texts, once; they stay in {folder}")
                 if sys.stderr.isatty():
                     bar.append(stack.enter_context(_bar()))
             for update in bar:
-                update(done, every)
+                update(done, total)
 
         yield progress
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _bar() -> Iterator[VectorProgress]:
     from rich.progress import Progress
 
     with Progress(console=console(stderr=True), transient=True) as shown:
         task = shown.add_task("item vectors", total=None)
-        yield lambda done, every: shown.update(task, completed=done, total=every)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def _tell_split(folder: Path, domain: str, trained: object, settings: EvaluationSettings) -> None:
+def _trained_split(form: SavedForm) -> SplitSettings:
+    """The split that a recommender's manifest names; an unknown one is an error of that file."""
+    from weft.data.splits import parse_split
+    from weft.errors import located
+
+    with located(f"{form.stated_in}: split"):
+        return parse_split(form.split)
+
+
+def _tell_split(form: SavedForm, folder: Path, domain: str, settings: EvaluationSettings) -> None:
     """Say where a model may have been trained on what is tested."""
-    from weft.artifacts.atomic import read_json
-    from weft.data.source import checked
-    from weft.evaluation.protocol import EvaluationSettings
-    from weft.recommenders.floors import floor_of
-
-    own = checked(EvaluationSettings, {"split": trained}).split
-    manifest = folder / "weft.json"
-    domains = read_json(manifest).get("domains", [domain]) if manifest.is_file() else [domain]
-    if own == settings.split or domain not in domains or floor_of(folder) == "zero_shot":
+    trained = _trained_split(form)
+    if trained == settings.split or not form.may_have_trained_on(domain):
         return
     note(
-        f"{folder} was trained under another split ({own}): its training may hold what is "
+        f"{folder} was trained under another split ({trained}): its training may hold what is "
         f"tested now ({settings.split}), and the numbers may be too good"
     )
 
 
-def evaluate(
+def evaluate_command(
     model: Annotated[Path, typer.Option(help="A recommender's folder.")],
     domain: Annotated[Path, typer.Option(help="The domain's folder.")],
     out: Annotated[Path, typer.Option(help="New folder for the ranks and their protocol.")],
@@ -171,48 +177,52 @@ def evaluate(
     split: Annotated[
         str | None,
         typer.Option(
-            help="leave_one_out, by_user (3:1:1), or global_time:FROM,TEST with two dates or two "
-            "shares; the one it was trained under unless given."
+            help="leave_one_out, by_user:3,1,1, global_time:FROM,TEST with two dates or two "
+            "shares, or a block as in recipes. Default: the one it was trained under."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the candidates.")] = 0,
-    users: Annotated[int | None, typer.Option(min=1, help="Only so many drawn users.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the drawn candidates.")] = 0,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Measure only so many users, drawn at random.")
+    ] = None,
     full: Annotated[
         bool | None,
         typer.Option(
-            "--full/--no-full", help="Rank whole catalogues too; where it can, by default."
+            "--full/--no-full",
+            help="Rank whole catalogues too. Default: where the recommender can.",
         ),
     ] = None,
 ) -> None:
     """Measure a recommender's folder on a domain's test users."""
     from weft.artifacts.atomic import check_folder
+    from weft.data.catalogue import load_catalogue
     from weft.data.folder import load_domain
-    from weft.data.source import checked
     from weft.data.splits import make_split
     from weft.evaluation.candidates import train_counts
     from weft.evaluation.evaluate import evaluate as measure
     from weft.evaluation.protocol import EvaluationSettings
     from weft.recommenders.chosen import choose
-    from weft.recommenders.folder import load_recommender
-    from weft.recommenders.kinds import ranks_catalogues_by_default
-    from weft.recommenders.popularity import Popularity
+    from weft.recommenders.forms import Opening, read_form
+    from weft.recommenders.saved import VECTORS
+    from weft.settings import validate
 
     check_folder(out, new=True)  # before the work, not after it
     loaded = load_domain(domain)
     chosen = choose(model)
     _tell_row(chosen, model)
-    found = load_recommender(chosen.folder)
-    found.use(loaded.items)
-    recommender = found.recommender
+    form = read_form(chosen.folder)
+    recommender = form.recommender(
+        load_catalogue(chosen.folder, ids=True), Opening(cache=chosen.folder / VECTORS, light=True)
+    )
+    recommender.use(loaded.items)
     if full is None:
-        full = isinstance(recommender, Popularity) or ranks_catalogues_by_default(
-            recommender.settings
-        )
-    asked = {"seed": seed, "users": users, "full": full, "split": split or found.split}
-    settings = checked(EvaluationSettings, asked | {"candidates": {"drawn": drawn, "by": by}})
+        full = form.settings.ranks_catalogues_by_default
+    chosen_split = _trained_split(form) if split is None else split
+    asked = {"seed": seed, "users": users, "full": full, "split": chosen_split}
+    settings = validate(EvaluationSettings, asked | {"candidates": {"drawn": drawn, "by": by}})
     parts = make_split(loaded, settings.split)
     if split is not None:
-        _tell_split(chosen.folder, loaded.name, found.split, settings)
+        _tell_split(form, chosen.folder, loaded.name, settings)
     result = measure(recommender, parts.test, settings, counts=train_counts(parts.train))
     result.save(out)
     for name, value in result.metrics().items():

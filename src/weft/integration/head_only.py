@@ -6,36 +6,45 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from weft.adapters import Adapter
 from weft.backbones.blocks import Blocks
-from weft.errors import WeftError
-from weft.integration.integrator import Integrator
-from weft.integration.stacking import stack
-from weft.settings import StrictModel
+from weft.errors import SettingError
+from weft.integration.integrator import Integrator, IntegratorSettings, Source
+from weft.integration.stacking import stack_adapters
 
 
-class HeadSettings(StrictModel):
+class HeadSettings(IntegratorSettings):
     """Nothing to set: the recommender's head is all that is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["head"] = "head"
 
+    @property
+    def label(self) -> str:
+        return "pooler + scorer"
 
-class HeadOnly(Integrator):
+    @property
+    def description(self) -> str:
+        return "a new head on the best source, which stays frozen"
+
+    def build(self, blocks: Blocks, adapters: Sequence[Adapter], seed: int) -> HeadIntegrator:
+        return HeadIntegrator(blocks, adapters, self)
+
+    def sources(self, best_first: Sequence[Source]) -> Sequence[Source]:
+        """The best alone."""
+        return best_first[:1]
+
+
+class HeadIntegrator(Integrator):
     """One stream; the integrator has no parameters of its own."""
 
-    def __init__(
-        self, blocks: Blocks, adapters: Sequence[Adapter], settings: HeadSettings, seed: int
-    ) -> None:
+    def __init__(self, blocks: Blocks, adapters: Sequence[Adapter], settings: HeadSettings) -> None:
         if len(adapters) != 1:
-            raise WeftError(f"head trains on one adapter, not {len(adapters)}")
+            raise SettingError(f"head trains on one adapter, not {len(adapters)}")
         super().__init__(blocks, adapters)
         self.settings = settings
-        stack(blocks, adapters)
+        stack_adapters(blocks, adapters)
 
     @property
     def streams(self) -> int:

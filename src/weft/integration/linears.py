@@ -2,7 +2,8 @@
 
 `StackedLinear` runs n streams, one for each adapter, as one batch: one product with the shared
 weight, and one batched low-rank product. `MixedLinear` runs one stream in which the adapters' deltas
-are summed with weights for each token. Both take and give what the linear did that they replace.
+are summed with weights for each token. Inputs and outputs have the shapes of the linear that they
+replace.
 """
 
 from __future__ import annotations
@@ -13,50 +14,54 @@ import torch
 from torch import Tensor, nn
 
 from weft.adapters import Adapter, Factors
-from weft.errors import WeftError
+from weft.errors import MismatchError
 
-Made = Callable[[nn.Linear, Sequence["Factors | None"], str], nn.Module]
-"""(linear, each adapter's factors or None, its name) -> what takes its place."""
+Replace = Callable[[nn.Linear, Sequence["Factors | None"], str], nn.Module]
+"""(linear, the factors of each adapter or None, the linear's name) -> the module that replaces it."""
 
 
-def put_on(model: nn.Module, adapters: Sequence[Adapter], make: Made) -> dict[str, nn.Module]:
-    """Replace every linear that one of the adapters changes, in place; name -> replacement.
+def put_on(model: nn.Module, adapters: Sequence[Adapter], replace: Replace) -> dict[str, nn.Module]:
+    """Replace every linear that one of the adapters changes, in place; returns the new modules by name.
 
-    A module that the model lacks, or whose shape differs, is a `WeftError` and nothing is changed.
+    Raises a `MismatchError`, and changes nothing, where an adapter has a module that the model lacks
+    or that has another shape there, and where an adapter trained a bias or rows of embeddings.
     """
     others = [name for one in adapters for name in (*one.tokens, *one.biases)]
     if others:
-        raise WeftError(
+        raise MismatchError(
             f"an adapter trained '{others[0]}' (bias, trainable_token_indices), which can't be "
             "integrated"
         )
     names = [name for name, _ in model.named_modules() if any(name in a.factors for a in adapters)]
     unknown = [n for a in adapters for n in a.factors if n not in names]
     if unknown:
-        raise WeftError(f"an adapter has a module '{unknown[0]}' that the backbone lacks")
-    found: dict[str, tuple[nn.Linear, list[Factors | None]]] = {}
+        raise MismatchError(f"an adapter has a module '{unknown[0]}' that the backbone lacks")
+    changed: dict[str, tuple[nn.Linear, list[Factors | None]]] = {}
     for name in names:
         linear = model.get_submodule(name)
         if not isinstance(linear, nn.Linear):
-            raise WeftError(f"the adapters' module '{name}' is not a linear one in the backbone")
+            raise MismatchError(
+                f"the adapters' module '{name}' is not a linear one in the backbone"
+            )
         factors = [adapter.factors.get(name) for adapter in adapters]
         for one in factors:
             if one is not None and one.shape.delta != tuple(linear.weight.shape):
-                raise WeftError(
+                raise MismatchError(
                     f"an adapter's module '{name}' has the shape {list(one.shape.delta)}, "
                     f"the backbone's {list(linear.weight.shape)}"
                 )
-        found[name] = (linear, factors)
-    made: dict[str, nn.Module] = {}
-    for name, (linear, factors) in found.items():
+        changed[name] = (linear, factors)
+    replacements: dict[str, nn.Module] = {}
+    for name, (linear, factors) in changed.items():
         parent, _, child = name.rpartition(".")
-        made[name] = make(linear, factors, name)
-        setattr(model.get_submodule(parent), child, made[name])
-    return made
+        replacements[name] = replace(linear, factors, name)
+        setattr(model.get_submodule(parent), child, replacements[name])
+    return replacements
 
 
 def _stacked(linear: nn.Linear, factors: Sequence[Factors | None]) -> tuple[Tensor, Tensor]:
-    """A [n, R, in] and scaling · B [n, out, R] in the linear's dtype; ranks filled up with zeros."""
+    """A [n, R, in] and scaling · B [n, out, R] in the linear's dtype; R is the largest rank, and the
+    smaller ones are padded with zeros."""
     rank = max(one.rank for one in factors if one is not None)
     a = torch.zeros(len(factors), rank, linear.in_features)
     b = torch.zeros(len(factors), linear.out_features, rank)
@@ -75,10 +80,10 @@ class _Frozen(nn.Module):
     def __init__(self, linear: nn.Linear, factors: Sequence[Factors | None]) -> None:
         super().__init__()
         self.name = ""
-        self.batch: list[int] | None = (
-            None  # of one, shared by a model's linears: rows of this pass
-        )
-        self.shared: int | None = None  # set while the input is no text's, but this stream's alone
+        # One number that all linears of a model share: how many texts this pass reads.
+        self.batch: list[int] | None = None
+        # The stream that the input belongs to, while it is no text's (relative positions).
+        self.shared: int | None = None
         self.weight, self.bias = linear.weight, linear.bias
         a, b = _stacked(linear, factors)
         self.register_buffer("a", a, persistent=False)
@@ -87,9 +92,10 @@ class _Frozen(nn.Module):
         self.b: Tensor
 
     def _check(self, x: Tensor) -> None:
-        """The input must be the batch's texts: some architectures feed a linear something else."""
+        """A `MismatchError` if the input is not the batch's texts: some architectures feed a linear
+        something else."""
         if self.batch is not None and x.shape[0] != self.batch[0]:
-            raise WeftError(
+            raise MismatchError(
                 f"'{self.name}' is given {list(x.shape)} where a batch of {self.batch[0]} texts is "
                 "read: adapters of this architecture can't be integrated"
             )

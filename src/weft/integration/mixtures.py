@@ -16,21 +16,23 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
 from weft.backbones.blocks import Blocks
-from weft.errors import WeftError
-from weft.integration.integrator import Integrator, at_least_two, top_blocks
-from weft.integration.stacking import mix
-from weft.settings import StrictModel
+from weft.errors import SettingError
+from weft.integration.integrator import (
+    Integrator,
+    IntegratorSettings,
+    require_two,
+    top_blocks,
+)
+from weft.integration.stacking import mix_adapters
 
 
-class XLoraSettings(StrictModel):
+class XLoraSettings(IntegratorSettings):
     """`published`: two passes, all blocks; `one_pass`: plain below, weighted in the top `layers`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["x_lora"] = "x_lora"
     form: Literal["published", "one_pass"] = "published"
@@ -38,14 +40,49 @@ class XLoraSettings(StrictModel):
         default=None, ge=1, description="of one_pass: blocks from the top; none: three quarters"
     )
 
+    @property
+    def label(self) -> str:
+        return "x-lora" if self.form == "published" else "x-lora, one pass"
 
-class MeteoraSettings(StrictModel):
+    @property
+    def description(self) -> str:
+        if self.form == "published":
+            return "X-LoRA: one softmax head on the plain backbone's last layer, two passes"
+        return "X-LoRA's head on the plain lower blocks' output, one pass"
+
+    def build(self, blocks: Blocks, adapters: Sequence[Adapter], seed: int) -> XLoraIntegrator:
+        return XLoraIntegrator(blocks, adapters, self, seed)
+
+    def check_depth(self, blocks: int) -> None:
+        top_blocks(self.layers, blocks, self.kind)
+        self.first(blocks)
+
+    def first(self, blocks: int) -> int:
+        """The lowest block, from 0, in which adapters are on."""
+        if self.form == "published":
+            return 0
+        first = blocks - top_blocks(self.layers, blocks, self.kind)
+        if not first:
+            raise SettingError("x_lora in one pass needs a block below those with adapters")
+        return first
+
+
+class MeteoraSettings(IntegratorSettings):
     """`top_k` adapters share each token; the others' weight is zero."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["meteora"] = "meteora"
     top_k: int = Field(default=2, ge=1)
+
+    @property
+    def label(self) -> str:
+        return "meteora"
+
+    @property
+    def description(self) -> str:
+        return "MeteoRA: a softmax gate for each block, on plain activations"
+
+    def build(self, blocks: Blocks, adapters: Sequence[Adapter], seed: int) -> MeteoraIntegrator:
+        return MeteoraIntegrator(blocks, adapters, self, seed)
 
 
 class _Mixture(Integrator):
@@ -54,7 +91,7 @@ class _Mixture(Integrator):
     def __init__(self, blocks: Blocks, adapters: Sequence[Adapter], first: int) -> None:
         super().__init__(blocks, adapters)
         self.first = first
-        self._scales = mix(blocks, adapters)
+        self._scales = mix_adapters(blocks, adapters)
 
     @property
     def _mixed(self) -> range:
@@ -83,21 +120,16 @@ class _Mixture(Integrator):
         return gate.to(next(self._blocks.model.parameters()).device)
 
 
-class XLora(_Mixture):
+class XLoraIntegrator(_Mixture):
     """One head for all blocks, on the plain backbone's last hidden state or, in one pass, on what
     enters the first block with adapters."""
 
     def __init__(
         self, blocks: Blocks, adapters: Sequence[Adapter], settings: XLoraSettings, seed: int
     ) -> None:
-        at_least_two(adapters, "x_lora")
+        require_two(adapters, settings.kind)
         self.one_pass = settings.form == "one_pass"
-        first = 0
-        if self.one_pass:
-            first = len(blocks) - top_blocks(settings.layers, blocks, "x_lora")
-            if not first:
-                raise WeftError("x_lora in one pass needs a block below those with adapters")
-        super().__init__(blocks, adapters, first)
+        super().__init__(blocks, adapters, settings.first(len(blocks)))
         self.settings = settings
         generator = torch.Generator().manual_seed(seed)
         self.head = self._gate(len(self._mixed) * self.sources, generator)
@@ -125,13 +157,13 @@ class XLora(_Mixture):
         return self._run(ids, mask, scales, start)
 
 
-class Meteora(_Mixture):
+class MeteoraIntegrator(_Mixture):
     """A gate for each block, on what the plain backbone's block gets."""
 
     def __init__(
         self, blocks: Blocks, adapters: Sequence[Adapter], settings: MeteoraSettings, seed: int
     ) -> None:
-        at_least_two(adapters, "meteora")
+        require_two(adapters, settings.kind)
         super().__init__(blocks, adapters, 0)
         self.settings = settings
         generator = torch.Generator().manual_seed(seed)
@@ -147,14 +179,14 @@ class Meteora(_Mixture):
 
     def frozen(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What each block of the plain backbone gets, one after the other."""
-        got: list[Tensor] = []
+        inputs: list[Tensor] = []
 
-        def keep(block: int, hidden: Tensor) -> None:
-            got.append(hidden)
+        def store(block: int, hidden: Tensor) -> None:
+            inputs.append(hidden)
 
         with torch.no_grad():
-            self._blocks.until(len(self._blocks) - 1, ids, mask, before=keep)
-        return torch.cat(got)
+            self._blocks.until(len(self._blocks) - 1, ids, mask, before=store)
+        return torch.cat(inputs)
 
     def rest(self, ids: Tensor, mask: Tensor, frozen: Tensor) -> Tensor:
         plain = frozen.view(len(self._blocks), -1, *frozen.shape[1:])
@@ -164,7 +196,7 @@ class Meteora(_Mixture):
     def _weights(self, logits: Tensor) -> Tensor:
         """Softmax over the `top_k` largest logits of each token; zero elsewhere."""
         if self.settings.top_k < self.sources:
-            kept = logits.topk(self.settings.top_k, dim=-1).indices
-            off = torch.ones_like(logits, dtype=torch.bool).scatter(-1, kept, False)
+            largest = logits.topk(self.settings.top_k, dim=-1).indices
+            off = torch.ones_like(logits, dtype=torch.bool).scatter(-1, largest, False)
             logits = logits.masked_fill(off, float("-inf"))
         return torch.softmax(logits, dim=-1)

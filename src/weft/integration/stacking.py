@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from weft.adapters import Adapter, Factors
 from weft.backbones.blocks import Blocks
 from weft.integration.linears import (
-    Made,
     MixedLinear,
+    Replace,
     Scales,
     StackedLinear,
     block_of,
@@ -27,39 +27,39 @@ from weft.integration.linears import (
 )
 
 
-def stack(blocks: Blocks, adapters: Sequence[Adapter]) -> None:
-    """Let a model run n streams, one for each adapter, as one batch [n · batch, …], in place."""
+def stack_adapters(blocks: Blocks, adapters: Sequence[Adapter]) -> None:
+    """Have a model run n streams, one for each adapter, as one batch [n · batch, …]; in place."""
     _put_on(blocks, adapters, lambda linear, factors, _: StackedLinear(linear, factors))
 
 
-def mix(blocks: Blocks, adapters: Sequence[Adapter]) -> Scales:
-    """Let a model run one stream with the adapters weighted by what is returned, in place."""
+def mix_adapters(blocks: Blocks, adapters: Sequence[Adapter]) -> Scales:
+    """Have a model run one stream whose adapters are weighted by the returned `Scales`; in place."""
     scales = Scales()
 
-    def make(linear: nn.Linear, factors: Sequence[Factors | None], name: str) -> nn.Module:
+    def replace(linear: nn.Linear, factors: Sequence[Factors | None], name: str) -> nn.Module:
         return MixedLinear(linear, factors, block_of(name, blocks.name), scales)
 
-    _put_on(blocks, adapters, make)
+    _put_on(blocks, adapters, replace)
     return scales
 
 
-def _put_on(blocks: Blocks, adapters: Sequence[Adapter], make: Made) -> None:
-    made = put_on(blocks.model, adapters, make)
-    for name, linear in made.items():
+def _put_on(blocks: Blocks, adapters: Sequence[Adapter], replace: Replace) -> None:
+    replacements = put_on(blocks.model, adapters, replace)
+    for name, linear in replacements.items():
         if isinstance(linear, StackedLinear | MixedLinear):
             linear.name, linear.batch = name, blocks.batch
-    _project_positions(blocks.model, made.values())
+    _project_positions(blocks.model, replacements.values())
 
 
-def _project_positions(model: nn.Module, made: Iterable[nn.Module]) -> None:
-    """Let every module of the model that biases attention by relative position do as said above;
-    a model without such modules stays as it is."""
-    linears = [one for one in made if isinstance(one, StackedLinear | MixedLinear)]
+def _project_positions(model: nn.Module, replacements: Iterable[nn.Module]) -> None:
+    """Have every module that biases attention by relative position project the positions once for
+    each stream (see above); a model without such modules stays as it is."""
+    linears = [one for one in replacements if isinstance(one, StackedLinear | MixedLinear)]
     for module in model.modules():
         bias = getattr(module, "disentangled_attention_bias", None)
         if bias is not None:
-            own = [one for one in module.children() if one in linears]
-            module.disentangled_attention_bias = _by_stream(bias, own)  # type: ignore[assignment]
+            projections = [one for one in module.children() if one in linears]
+            module.disentangled_attention_bias = _by_stream(bias, projections)  # type: ignore[assignment]
 
 
 def _by_stream(bias: Callable[..., Tensor], linears: list[Any]) -> Callable[..., Tensor]:

@@ -16,33 +16,56 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
 from weft.backbones.blocks import Blocks
-from weft.integration.integrator import Integrator, at_least_two, top_blocks
-from weft.integration.stacking import stack
-from weft.settings import StrictModel
+from weft.integration.integrator import (
+    Integrator,
+    IntegratorSettings,
+    require_two,
+    top_blocks,
+)
+from weft.integration.stacking import stack_adapters
 
 START = 1e-3  # standard deviation of W_cat's first values
 
 
-class XCrossSettings(StrictModel):
+class XCrossSettings(IntegratorSettings):
     """β, γ and how many blocks from the top are integrated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["x_cross"] = "x_cross"
     layers: int | None = Field(default=None, ge=1, description="blocks; none: three quarters")
     beta: float = 0.5
     gamma: float = 0.4
 
+    @property
+    def label(self) -> str:
+        return "x-cross"
+
+    @property
+    def description(self) -> str:
+        return "X-Cross"
+
+    def build(self, blocks: Blocks, adapters: Sequence[Adapter], seed: int) -> XCrossIntegrator:
+        return XCrossIntegrator(blocks, adapters, self, seed)
+
+    def check_depth(self, blocks: int) -> None:
+        top_blocks(self.layers, blocks, self.kind)
+
 
 def refine(h: Tensor, w_cat: Tensor, beta: float, gamma: float) -> Tensor:
     """h̃ [n, tokens, d] of h [n, tokens, d] and W_cat [2n(n−1), n·d]; equations 4 and 5.
 
     Where two sources are identical, γ's term is exactly zero, not merely small.
+
+    >>> h = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # two sources, one token, d = 2
+    >>> w_cat = torch.ones(4, 4)  # so that every s and t is 2
+    >>> refine(h, w_cat, beta=0.5, gamma=0.0).tolist()
+    [[[1.0, 1.0]], [[1.0, 1.0]]]
+    >>> refine(h, w_cat, beta=0.0, gamma=0.5).tolist()
+    [[[2.0, -1.0]], [[-1.0, 2.0]]]
     """
     n, _, d = h.shape
     split = w_cat.to(h.dtype).view(-1, n, d).permute(1, 2, 0)  # [n, d, 2n(n-1)]
@@ -60,14 +83,14 @@ def refine(h: Tensor, w_cat: Tensor, beta: float, gamma: float) -> Tensor:
     return torch.stack(out)
 
 
-class XCross(Integrator):
+class XCrossIntegrator(Integrator):
     """The integrator: `w_cat`, one matrix for each integrated block, and `w` [n]."""
 
     def __init__(
         self, blocks: Blocks, adapters: Sequence[Adapter], settings: XCrossSettings, seed: int
     ) -> None:
-        at_least_two(adapters, "x_cross")
-        layers = top_blocks(settings.layers, blocks, "x_cross")
+        require_two(adapters, settings.kind)
+        layers = top_blocks(settings.layers, len(blocks), settings.kind)
         super().__init__(blocks, adapters)
         n, device = self.sources, next(blocks.model.parameters()).device
         self.settings, self.first = settings, len(blocks) - layers
@@ -77,10 +100,10 @@ class XCross(Integrator):
             (torch.randn(shape, generator=generator) * START).to(device) for _ in range(layers)
         )
         self.w = nn.Parameter(torch.full((n,), 1 / n, device=device))
-        stack(blocks, adapters)
+        stack_adapters(blocks, adapters)
 
     @property
-    def numbers(self) -> int:
+    def parameter_count(self) -> int:
         """W_cat's rows of terms whose β or γ is 0 don't count."""
         terms = int(self.settings.beta != 0) + int(self.settings.gamma != 0)
         return self.w.numel() + sum(int(w.numel()) * terms // 2 for w in self.w_cat)
@@ -108,5 +131,5 @@ class XCross(Integrator):
 
     def _refined(self, block: int, hidden: Tensor) -> Tensor:
         h = hidden.view(self.sources, -1, hidden.shape[-1])
-        w_cat, said = self.w_cat[block - self.first], self.settings
-        return refine(h, w_cat, said.beta, said.gamma).view_as(hidden)
+        w_cat = self.w_cat[block - self.first]
+        return refine(h, w_cat, self.settings.beta, self.settings.gamma).view_as(hidden)

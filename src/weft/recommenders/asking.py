@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue
-from weft.errors import WeftError, notice
+from weft.errors import NotFoundError, SettingError, notice
+from weft.recommenders.contract import Recommender
 from weft.recommenders.item_counts import FILE as COUNTS
 from weft.recommenders.item_counts import ItemCounts, load_item_counts
 from weft.recommenders.matching import Match, Matcher, check_histories
-from weft.recommenders.popularity import Popularity
-from weft.recommenders.protocol import best
-
-if TYPE_CHECKING:
-    from weft.recommenders.kinds import AnyRecommender
+from weft.recommenders.ranking import best
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class LoadedRecommender:
 
     def __init__(
         self,
-        recommender: AnyRecommender | Popularity,
+        recommender: Recommender,
         split: str | Mapping[str, Any] = "leave_one_out",
         *,
         folder: Path | None = None,
@@ -71,11 +68,6 @@ class LoadedRecommender:
         """Score this catalogue from now on."""
         self.recommender.use(catalogue)
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether a history decides what is suggested."""
-        return not isinstance(self.recommender, Popularity)
-
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
@@ -85,12 +77,23 @@ class LoadedRecommender:
         as_text: bool = False,
     ) -> list[list[Suggestion]]:
         """The k best items for each history of titles or item ids, oldest first; new users and
-        batches alike. `ask` says more; what it leaves out is a `WeftNotice`."""
+        batches alike. `ask` returns more; entries that are left out are a `WeftNotice`.
+
+        >>> from weft.data.mall import mall
+        >>> from weft.data.splits import leave_one_out
+        >>> from weft.recommenders.sequential.popularity import Popularity
+        >>> train = leave_one_out(mall(users=40, items=30)["home"]).train
+        >>> loaded = LoadedRecommender(Popularity.of(train))
+        >>> [one] = loaded.recommend([[train.domain.items.titles[0]]], k=2)
+        >>> [round(suggestion.score) for suggestion in one]
+        [15, 13]
+        """
         answers = self.ask(histories, k, mask_history=mask_history, as_text=as_text)
         for number, answer in enumerate(answers, start=1):
             for one in answer.history:
-                if one.matched == "nothing" and self.reads_text:
-                    notice(f"history {number}: {one.described()} (as_text=True reads it)")
+                if one.matched == "nothing" and self.recommender.reads_history:
+                    reads = " (as_text=True reads it)" if self.recommender.reads_text else ""
+                    notice(f"history {number}: {one.described()}{reads}")
         return [answer.suggestions for answer in answers]
 
     def ask(
@@ -111,49 +114,53 @@ class LoadedRecommender:
         that. Items without any text that the recommender reads are never suggested for a history.
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise WeftError(f"k must be a whole number of at least 1, not {k}")
+            raise SettingError(f"k must be a whole number of at least 1, not {k}")
         check_histories(histories)
-        options = {"as_text": as_text, "reads_text": self.reads_text}
-        matched = [
-            [self._matcher.match(one, **options) for one in history] for history in histories
-        ]
-        if self.reads_text:
+        reads = {"as_text": as_text, "reads_text": self.recommender.reads_text}
+        matched = [[self._matcher.match(one, **reads) for one in history] for history in histories]
+        readable: list[int] = []
+        if self.recommender.reads_history:
             for number, history in enumerate(matched, start=1):
-                _check_known(number, history)
-        read = [
-            i
-            for i, history in enumerate(matched)
-            if self.reads_text and any(one.text.strip() for one in history)
-        ]
+                self._check_known(number, history)
+            readable = [i for i, history in enumerate(matched) if any(map(self._reads, history))]
         answers = dict(
-            zip(read, self._by_text([matched[i] for i in read], k, mask_history), strict=True)
+            zip(
+                readable,
+                self._by_history([matched[i] for i in readable], k, mask_history),
+                strict=True,
+            )
         )
         for i, history in enumerate(matched):
             if i not in answers:
                 answers[i] = self._by_popularity(i + 1, history, k, mask_history)
         return [answers[i] for i in range(len(matched))]
 
+    def _reads(self, entry: Match) -> bool:
+        """Whether the recommender can go by an entry: by its text, or by the item that it is."""
+        if self.recommender.reads_text:
+            return bool(entry.text.strip())
+        return entry.item_id in self.catalogue.index
+
     @cached_property
     def _matcher(self) -> Matcher:
         return Matcher(self.catalogue, self.beside)
 
-    def _by_text(
+    def _by_history(
         self, histories: Sequence[Sequence[Match]], k: int, mask_history: bool
     ) -> list[Answer]:
-        """By the recommender itself, out of the titles and texts that there are."""
+        """By the recommender itself, out of the items, titles and texts that there are."""
         if not histories:
             return []
-        assert not isinstance(self.recommender, Popularity)
-        unread = self.recommender.tokens(self.catalogue).lengths == 0
+        unread = self.recommender.unread_items()
         most = min(k + int(unread.sum()), len(self.catalogue))
         answers = []
         for history, (items, scores) in zip(
             histories, self._ranked(histories, most, mask_history), strict=True
         ):
-            kept = ~unread[items] & ~np.isneginf(scores)
-            found = _suggestions(self.catalogue, items[kept][:k], scores[kept][:k])
-            notes = _shortfall(self.catalogue, history, k, len(found), mask_history)
-            if any(one.matched == "nothing" for one in history):
+            suggested = ~unread[items] & ~np.isneginf(scores)
+            suggestions = _suggestions(self.catalogue, items[suggested][:k], scores[suggested][:k])
+            notes = _shortfall(self.catalogue, history, k, len(suggestions), mask_history)
+            if self.recommender.reads_text and any(one.matched == "nothing" for one in history):
                 notes.append(
                     "what looks like an item id is no text: --as-text (as_text=True) reads it"
                 )
@@ -162,9 +169,10 @@ class LoadedRecommender:
                     f"{int(unread.sum()):,} of {len(unread):,} items have no title, so nothing "
                     "is known of them: they are left out"
                 )
-            if (unkept := getattr(self.recommender, "unkept", None)) is not None:
-                notes.append(unkept)
-            answers.append(Answer(found, list(history), "history", notes))
+            notes += self.recommender.notes
+            if self.recommender.about:
+                notes.append(self.recommender.about)
+            answers.append(Answer(suggestions, list(history), "history", notes))
         return answers
 
     def _ranked(
@@ -175,50 +183,65 @@ class LoadedRecommender:
         A recommender that reads more of an item than its title does so for histories of items of
         the catalogue, as in training; others are read by titles and texts.
         """
-        assert not isinstance(self.recommender, Popularity)
-        whole = self.recommender.settings.text.fields != ["title"]
         index = self.catalogue.index
+        readable = [[one for one in history if self._reads(one)] for history in histories]
         by_item = [
-            whole and all(one.item_id in index for one in history if one.text.strip())
-            for history in histories
+            self.recommender.reads_whole_items and all(one.item_id in index for one in history)
+            for history in readable
         ]
         texts = [
-            [one.text for one in history if one.text.strip()]
-            for history, known in zip(histories, by_item, strict=True)
+            [one.text for one in history]
+            for history, known in zip(readable, by_item, strict=True)
             if not known
         ]
         by_title: Iterator[Any] = iter(())
         if texts:
             ranking = self.recommender.top_k_of_titles(texts, k, mask_history=mask_history)
             by_title = iter(zip(ranking.items, ranking.scores, strict=True))
-        for history, known in zip(histories, by_item, strict=True):
+        for history, entries, known in zip(histories, readable, by_item, strict=True):
             if not known:
                 yield next(by_title)
                 continue
-            rows = [index[one.item_id] for one in history if one.item_id and one.text.strip()]
+            rows = [index[one.item_id] for one in entries if one.item_id is not None]
             scores = self.recommender.score([np.array(rows, dtype=np.int64)])
             masked = [_rows(self.catalogue, history)] if mask_history else None
-            found = best(scores, k, masked)
-            yield found.items[0], found.scores[0]
+            ranking = best(scores, k, masked)
+            yield ranking.items[0], ranking.scores[0]
 
     def _by_popularity(
         self, number: int, history: Sequence[Match], k: int, mask_history: bool
     ) -> Answer:
         """What was taken most lately, or, by a recommender that is popularity, most of all."""
-        if isinstance(self.recommender, Popularity):
-            scores = self.recommender.item_scores
+        if not self.recommender.reads_history:
+            scores = self.recommender.score([np.empty(0, dtype=np.int64)])[0]
             order = np.argsort(-scores, kind="stable")
-            ground = "this recommender suggests what was taken most, whatever the history"
+            ground = self.recommender.about
             return _popular(self.catalogue, scores, order, ground, history, k, mask_history)
         if self._counts is None:
             why = "has no item with a title" if history else "is empty"
-            raise WeftError(
+            raise NotFoundError(
                 f"history {number} {why}, and {self.folder or 'this recommender'} does not know "
                 f"what is popular (it has no {COUNTS}): history {number} needs at least one title "
                 "or item id"
             )
         why = "the history has nothing to read" if history else "the history is empty"
         return popular_answer(self._counts, k, history, mask_history=mask_history, why=why)
+
+    def _check_known(self, number: int, history: Sequence[Match]) -> None:
+        """Refuse a history of none but entries that nobody knows: nothing is left to go by."""
+        lost = [one.entry for one in history if one.matched == "nothing"]
+        if not lost or len(lost) < len(history):
+            return
+        if not self.recommender.reads_text:
+            raise NotFoundError(
+                f"history {number}: '{lost[0]}' is no item of the catalogue, by id or title, and this "
+                "recommender reads no other text"
+            )
+        raise NotFoundError(
+            f"history {number}: '{lost[0]}' looks like an item id, and the catalogue has neither "
+            "such an item nor such a title; take an id or title that is there, or use --as-text (as_text=True) "
+            "to have it read as a text"
+        )
 
     @cached_property
     def _counts(self) -> ItemCounts | None:
@@ -250,9 +273,9 @@ def _popular(
 ) -> Answer:
     if mask_history and history:
         order = order[~np.isin(order, _rows(catalogue, history))]
-    found = _suggestions(catalogue, order[:k], scores[order[:k]])
-    notes = [ground, *_shortfall(catalogue, history, k, len(found), mask_history)]
-    return Answer(found, list(history), "popularity", notes)
+    suggestions = _suggestions(catalogue, order[:k], scores[order[:k]])
+    notes = [ground, *_shortfall(catalogue, history, k, len(suggestions), mask_history)]
+    return Answer(suggestions, list(history), "popularity", notes)
 
 
 def _rows(catalogue: Catalogue, history: Sequence[Match]) -> NDArray[np.int64]:
@@ -274,25 +297,14 @@ def _suggestions(
 
 
 def _shortfall(
-    catalogue: Catalogue, history: Sequence[Match], k: int, found: int, mask_history: bool
+    catalogue: Catalogue, history: Sequence[Match], k: int, count: int, mask_history: bool
 ) -> list[str]:
     """A sentence where fewer are suggested than were asked for."""
-    if found >= k:
+    if count >= k:
         return []
     masked = " beside those of the history" if history and mask_history else ""
     of = f"a catalogue of {len(catalogue):,}"
-    return [f"{k:,} items were asked for, and {of} has {found:,} to suggest{masked}"]
-
-
-def _check_known(number: int, history: Sequence[Match]) -> None:
-    """Refuse a history of none but ids that nobody knows: nothing is left to go by."""
-    lost = [one.entry for one in history if one.matched == "nothing"]
-    if lost and len(lost) == len(history):
-        raise WeftError(
-            f"history {number}: '{lost[0]}' looks like an item id, and the catalogue has neither "
-            "such an item nor such a title; give what it has, or say --as-text (as_text=True) to "
-            "have it read as a text"
-        )
+    return [f"{k:,} items were asked for, and {of} has {count:,} to suggest{masked}"]
 
 
 def _lately(counts: ItemCounts) -> str:
@@ -309,7 +321,7 @@ def popular_of(folder: Path, catalogue: Catalogue) -> ItemCounts:
     """
     counts = load_item_counts(folder, catalogue)
     if counts is None:
-        raise WeftError(
+        raise NotFoundError(
             f"{folder} does not know what is popular (it has no {COUNTS}), so a history needs at "
             "least one title or item id: --history"
         )

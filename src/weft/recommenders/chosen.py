@@ -1,4 +1,4 @@
-"""Which of a target's recommenders to serve, as the run that made them decided."""
+"""Which of a target's recommenders to serve, as the run decided that trained them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from weft.artifacts.documents import read_object
-from weft.data.source import checked
-from weft.errors import WeftError
+from weft.errors import DataError, NotFoundError, SettingError
+from weft.recommenders.forms import MANIFESTS, is_recommender
 from weft.settings import StrictModel
+from weft.settings.files import read_manifest
 
 FILE, RECOMMENDERS = "recommendation.json", "recommenders"
 NONE = "there are none"
-_MANIFESTS = ("weft.json", "integrator.json", "adapter_config.json")
 
 
 class _Recommendation(StrictModel):
@@ -38,11 +37,6 @@ class Chosen:
     reason: str = ""
 
 
-def is_recommender(folder: Path) -> bool:
-    """Whether a folder is a recommender's own, not one that holds several."""
-    return any((folder / name).is_file() for name in _MANIFESTS)
-
-
 def choose(path: Path) -> Chosen:
     """`path` itself where it is a recommender's folder; of a target's folder with a row each, the
     one that its recommendation.json names.
@@ -54,10 +48,10 @@ def choose(path: Path) -> Chosen:
     if not path.is_dir():
         what = "is a file, not a recommender's folder" if path.exists() else "does not exist"
         there = _named(path.parent, _targets(path.parent) or _rows(path.parent))
-        raise WeftError(f"{path} {what}" + ("" if there == NONE else f"; there are {there}"))
+        raise NotFoundError(f"{path} {what}" + ("" if there == NONE else f"; there are {there}"))
     for folder in (path, path / RECOMMENDERS):
         if targets := _targets(folder):
-            raise WeftError(
+            raise SettingError(
                 f"{path} holds the recommenders of several targets; name one of them: "
                 f"{_named(folder, targets)}"
             )
@@ -65,34 +59,30 @@ def choose(path: Path) -> Chosen:
     rows = _rows(path)
     if not file.is_file():
         if not rows:
-            raise WeftError(
-                f"{path} is no recommender's folder: it has none of {', '.join(_MANIFESTS)}"
+            raise NotFoundError(
+                f"{path} is no recommender's folder: it has none of {', '.join(MANIFESTS)}"
             )
-        raise WeftError(
+        raise NotFoundError(
             f"{path} has no {FILE} that says which row to serve; name one: {_named(path, rows)}"
         )
-    values = read_object(file)
-    try:
-        found = checked(_Recommendation, values)
-    except WeftError as error:
-        raise WeftError(f"{file}: {error}") from None
-    if found.row is None:
-        why = f" ({found.reason})" if found.reason else ""
-        raise WeftError(f"{file} recommends no row{why}; name one: {_named(path, rows)}")
-    if found.folder is None:
-        raise WeftError(
-            f"{file} takes the row '{found.row}', which has no folder; name one: "
+    recommendation = read_manifest(file, _Recommendation)
+    if recommendation.row is None:
+        why = f" ({recommendation.reason})" if recommendation.reason else ""
+        raise NotFoundError(f"{file} recommends no row{why}; name one: {_named(path, rows)}")
+    if recommendation.folder is None:
+        raise NotFoundError(
+            f"{file} takes the row '{recommendation.row}', which has no folder; name one: "
             f"{_named(path, rows)}"
         )
-    inside = PurePosixPath(found.folder)
+    inside = PurePosixPath(recommendation.folder)
     if inside.is_absolute() or ".." in inside.parts or not inside.parts:
-        raise WeftError(f"{file}: folder: '{found.folder}' does not lie in {path}")
+        raise DataError(f"{file}: folder: '{recommendation.folder}' does not lie in {path}")
     if not is_recommender(path / inside):
-        raise WeftError(
-            f"{file} takes the row '{found.row}', and {path / inside} is no recommender's folder; "
+        raise NotFoundError(
+            f"{file} takes the row '{recommendation.row}', and {path / inside} is no recommender's folder; "
             f"name one: {_named(path, rows)}"
         )
-    return Chosen(path / inside, found.row, found.reason)
+    return Chosen(path / inside, recommendation.row, recommendation.reason)
 
 
 def _rows(folder: Path) -> list[str]:

@@ -17,22 +17,15 @@ from torch import Tensor
 
 from weft.adapters import Adapter, load_adapter, save_adapter
 from weft.adapters.tensor_file import open_tensors, write_tensors
-from weft.artifacts.atomic import new_directory, read_json, write_json
-from weft.artifacts.documents import read_object
-from weft.artifacts.hashing import hash_arrays, short_hashes
-from weft.backbones import Precision, load_backbone
-from weft.backbones.load import named_backbone
-from weft.data.catalogue import save_catalogue
-from weft.data.domain import Catalogue
-from weft.data.source import checked
-from weft.errors import WeftError
-from weft.integration.kinds import AnyIntegratorSettings, integrator_settings
-from weft.recommenders.cross_encoder import CrossEncoderSettings
-from weft.recommenders.integrated import Integrated
-from weft.recommenders.item_counts import ItemCounts
+from weft.artifacts.atomic import read_json, write_json
+from weft.artifacts.hashing import hash_arrays
+from weft.errors import DataError, MismatchError, NotFoundError, located
+from weft.integration.integrator import IntegratorSettings
+from weft.integration.kinds import integrator_settings
 from weft.settings import StrictModel
+from weft.settings.files import read_manifest
 
-SAID, WEIGHTS, ADAPTERS = "integrator.json", "integrator.safetensors", "adapters"
+MANIFEST, WEIGHTS, ADAPTERS = "integrator.json", "integrator.safetensors", "adapters"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +36,7 @@ class TrainedIntegrator:
     adapter whose head training began with), and what else is known: domains, data, seed, versions.
     """
 
-    settings: AnyIntegratorSettings
+    settings: IntegratorSettings
     tensors: Mapping[str, Tensor]
     adapters: Sequence[Adapter]
     manifest: Mapping[str, Any]
@@ -52,11 +45,11 @@ class TrainedIntegrator:
     def weights_hash(self) -> str:
         """Of settings, trained tensors and adapters."""
         arrays = {name: tensor.float().numpy() for name, tensor in self.tensors.items()}
-        said = [self.settings.model_dump(mode="json"), [a.weights_hash for a in self.adapters]]
-        return hash_arrays(arrays, said)
+        rest = [self.settings.model_dump(mode="json"), [a.weights_hash for a in self.adapters]]
+        return hash_arrays(arrays, rest)
 
 
-class _Named(StrictModel):
+class _AdapterEntry(StrictModel):
     model_config = ConfigDict(extra="ignore")
 
     hash: str = Field(min_length=1)
@@ -70,7 +63,7 @@ class _Backbone(StrictModel):
     fingerprint: str
 
 
-class _Said(StrictModel):
+class _Manifest(StrictModel):
     """The entries of integrator.json that weft reads."""
 
     model_config = ConfigDict(extra="ignore")
@@ -78,19 +71,14 @@ class _Said(StrictModel):
     integrator: dict[str, Any]
     backbone: _Backbone
     recommender: dict[str, Any]
-    adapters: list[_Named] = Field(min_length=1)
+    adapters: list[_AdapterEntry] = Field(min_length=1)
     best: int = 0
     weights_hash: str
 
 
-def is_integrator(path: Path) -> bool:
-    """Whether a folder is a trained integrator's."""
-    return (path / SAID).is_file()
-
-
 def write_integrator(trained: TrainedIntegrator, folder: Path) -> None:
     """Write a trained integrator's files into an existing folder, its adapters included."""
-    named = [
+    entries = [
         {"hash": one.weights_hash, "domains": one.manifest.get("domains", [])}
         for one in trained.adapters
     ]
@@ -101,25 +89,10 @@ def write_integrator(trained: TrainedIntegrator, folder: Path) -> None:
         if not place.exists():
             place.parent.mkdir(exist_ok=True)
             save_adapter(one, place)
-    said = {"integrator": trained.settings.model_dump(mode="json"), "adapters": named}
-    write_json(folder / SAID, {**trained.manifest, **said, "weights_hash": trained.weights_hash})
-
-
-def save_integrator(
-    trained: TrainedIntegrator,
-    catalogue: Catalogue | None,
-    path: Path,
-    *,
-    replace: bool = False,
-    counts: ItemCounts | None = None,
-) -> None:
-    """Write the folder, with the catalogue that it ranks, whole or not at all."""
-    with new_directory(path, replace=replace) as folder:
-        write_integrator(trained, folder)
-        if catalogue is not None:
-            save_catalogue(catalogue, folder)
-        if counts is not None:
-            counts.save(folder)
+    parts = {"integrator": trained.settings.model_dump(mode="json"), "adapters": entries}
+    write_json(
+        folder / MANIFEST, {**trained.manifest, **parts, "weights_hash": trained.weights_hash}
+    )
 
 
 def load_integrator(path: Path) -> TrainedIntegrator:
@@ -128,81 +101,32 @@ def load_integrator(path: Path) -> TrainedIntegrator:
     An adapter that is named and not there, or is another one, is a `WeftError`; so are tensors that
     are not those of integrator.json.
     """
-    said = _read(path / SAID)
+    manifest = _read(path / MANIFEST)
     adapters = []
-    for one in said.adapters:
+    for one in manifest.adapters:
         place = path / ADAPTERS / one.hash
         if not place.is_dir():
             of = f" (of {', '.join(one.domains)})" if one.domains else ""
-            raise WeftError(f"{path / SAID} names the adapter {one.hash[:12]}…{of}, and {place} "
-                            "is missing")  # fmt: skip
+            raise NotFoundError(
+                f"{path / MANIFEST} names the adapter {one.hash[:12]}…{of}, and {place} is missing"
+            )
         adapter = load_adapter(place)
         if adapter.weights_hash != one.hash:
-            raise WeftError(f"{place} is not the adapter that {SAID} names (its hash differs)")
+            raise MismatchError(
+                f"{place} is not the adapter that {MANIFEST} names (its hash differs)"
+            )
         adapters.append(adapter)
-    for field, check in (
-        ("recommender", lambda: checked(CrossEncoderSettings, said.recommender)),
-        ("integrator", lambda: integrator_settings(said.integrator)),
-    ):
-        try:
-            settings = check()
-        except WeftError as error:
-            raise WeftError(f"{path / SAID}: {field}: {error}") from None
-    assert not isinstance(settings, CrossEncoderSettings)
-    if not 0 <= said.best < len(adapters):
-        raise WeftError(f"{path / SAID}: best: there is no adapter {said.best}")
+    with located(f"{path / MANIFEST}: integrator"):
+        settings = integrator_settings(manifest.integrator)
+    if not 0 <= manifest.best < len(adapters):
+        raise DataError(f"{path / MANIFEST}: best: there is no adapter {manifest.best}")
     file = open_tensors(path / WEIGHTS)
     tensors = {name: file.read(name) for name in file.tensors}
-    trained = TrainedIntegrator(settings, tensors, adapters, read_json(path / SAID))
-    if trained.weights_hash != said.weights_hash:
-        raise WeftError(f"{path / WEIGHTS} is not what {SAID} says (weights_hash differs)")
+    trained = TrainedIntegrator(settings, tensors, adapters, read_json(path / MANIFEST))
+    if trained.weights_hash != manifest.weights_hash:
+        raise MismatchError(f"{path / WEIGHTS} is not what {MANIFEST} names (weights_hash differs)")
     return trained
 
 
-def _read(path: Path) -> _Said:
-    values = read_object(path)
-    try:
-        return checked(_Said, values)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
-
-
-def integrated_recommender(
-    trained: TrainedIntegrator,
-    catalogue: Catalogue | None = None,
-    *,
-    precision: Precision = "auto",
-    device: str = "cpu",
-    manifest: Path | None = None,
-) -> Integrated:
-    """A recommender, for use, out of a trained integrator and its backbone by name; `manifest` is
-    the file that names it."""
-    said = trained.manifest["backbone"]
-    name = said["name"] if manifest is None else named_backbone(said["name"], manifest)
-    backbone = load_backbone(name, precision=precision, device=device)
-    if backbone.fingerprint != said["fingerprint"]:
-        one, other = short_hashes(said["fingerprint"], backbone.fingerprint)
-        raise WeftError(
-            f"the integrator belongs to backbone {said['name']} ({one}), "
-            f"not to {backbone.name} ({other})"
-        )
-    return Integrated(
-        backbone,
-        checked(CrossEncoderSettings, trained.manifest["recommender"]),
-        trained.adapters,
-        trained.settings,
-        catalogue,
-        best=trained.manifest.get("best", 0),
-        tensors=trained.tensors,
-    )
-
-
-def load_integrated(
-    path: Path, catalogue: Catalogue, *, precision: Precision = "auto", device: str = "cpu"
-) -> tuple[TrainedIntegrator, Integrated]:
-    """An integrator's folder and the recommender in it, over a catalogue."""
-    trained = load_integrator(path)
-    made = integrated_recommender(
-        trained, catalogue, precision=precision, device=device, manifest=path / SAID
-    )
-    return trained, made
+def _read(path: Path) -> _Manifest:
+    return read_manifest(path, _Manifest)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weft.data.domain import Catalogue, Examples
 from weft.data.filters import has_real_times
-from weft.errors import WeftError
+from weft.errors import DataError, MismatchError
 from weft.evaluation.candidates import train_counts
 
 FILE = "popularity.parquet"
@@ -39,10 +39,7 @@ class ItemCounts:
         domain = train.domain
         if not has_real_times(domain) or not counts.sum():
             return cls(domain.items, counts, counts)
-        sequences = domain.sequences
-        last = np.zeros(len(sequences), dtype=np.int64)
-        np.maximum.at(last, train.user, train.end + 1)
-        seen = sequences.positions < last[sequences.users]
+        sequences, seen = domain.sequences, train.seen
         time = sequences.time[seen]
         since = int(np.quantile(time, 1 - RECENT, method="lower"))
         item = sequences.item[seen][time >= since]
@@ -59,7 +56,7 @@ class ItemCounts:
             np.where(rows >= 0, counts[rows], 0) for counts in (self.interactions, self.recent)
         )
         if not every.any():
-            raise WeftError("training saw none of this catalogue's items, so none is popular")
+            raise MismatchError("training saw none of this catalogue's items, so none is popular")
         return ItemCounts(catalogue, every, recent, self.since)
 
     def order(self) -> NDArray[np.int64]:
@@ -91,19 +88,19 @@ def load_item_counts(folder: Path, catalogue: Catalogue) -> ItemCounts | None:
         since = pl.read_parquet_metadata(file).get(_SINCE, "")
     except (pl.exceptions.PolarsError, OSError) as error:
         words = (str(error).splitlines() or ["?"])[0]
-        raise WeftError(f"{file} is no readable parquet file: {words}") from None
+        raise DataError(f"{file} is no readable parquet file: {words}") from None
     for column in columns:
         if column not in frame.columns:
-            raise WeftError(f"{file} lacks the column '{column}'")
+            raise DataError(f"{file} lacks the column '{column}'")
     for column in columns[1:]:
         values = frame[column]
         if not values.dtype.is_integer() or values.null_count() or (values < 0).any():
-            raise WeftError(f"{file}: the column '{column}' must hold whole numbers from 0 on")
+            raise DataError(f"{file}: the column '{column}' must hold whole numbers from 0 on")
     ids = frame["item_id"].cast(pl.String)
     if ids.null_count() or ids.is_duplicated().any():
-        raise WeftError(f"{file}: every item_id must be there once")
+        raise DataError(f"{file}: every item_id must be there once")
     if since and not since.lstrip("-").isdigit():
-        raise WeftError(f"{file}: its time '{since}' is no Unix second")
+        raise DataError(f"{file}: its time '{since}' is no Unix second")
     known = Catalogue(
         pl.DataFrame({"item_id": ids, "title": pl.Series([""] * len(ids), dtype=pl.String)})
     )

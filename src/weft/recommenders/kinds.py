@@ -1,115 +1,166 @@
-"""The kinds of recommenders there are, and how settings become one."""
+"""The kinds of recommenders there are, one line each, and how settings become one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from pydantic import BeforeValidator
-from torch import nn
+from pydantic import BeforeValidator, SerializeAsAny
 
-from weft.adapters import Adapter, LoraSettings
-from weft.backbones import Precision, load_backbone
-from weft.backbones.load import Head, dtype_of
 from weft.data.domain import Catalogue
-from weft.data.source import checked
-from weft.errors import WeftError
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
-from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings, whole_modules
-from weft.recommenders.listwise import Listwise, ListwiseSettings
-from weft.recommenders.yes_no import YesNo, YesNoSettings
+from weft.errors import SettingError
+from weft.recommenders.contract import BackboneRecommender, Recommender, RecommenderSettings
+from weft.settings import as_written, field_errors, validate
 
-AnySettings = BiEncoderSettings | CrossEncoderSettings | ListwiseSettings | YesNoSettings
-AnyRecommender = BiEncoder | CrossEncoder | Listwise | YesNo
+if TYPE_CHECKING:
+    from weft.adapters import Adapter, LoraSettings
+    from weft.backbones import Precision
+    from weft.recommenders.equipped import EquippedBackbone
 
-KINDS: dict[str, type[AnySettings]] = {
-    "bi_encoder": BiEncoderSettings,
-    "cross_encoder": CrossEncoderSettings,
-    "listwise": ListwiseSettings,
-    "yes_no": YesNoSettings,
+KINDS: dict[str, str | type[Recommender]] = {
+    "bi_encoder": "weft.recommenders.text.bi_encoder.BiEncoder",
+    "cross_encoder": "weft.recommenders.text.cross_encoder.CrossEncoder",
+    "listwise": "weft.recommenders.text.listwise.Listwise",
+    "yes_no": "weft.recommenders.text.yes_no.YesNo",
+    "popularity": "weft.recommenders.sequential.popularity.Popularity",
 }
+"""Kind -> its recommender's class, or where that stands, so that it is imported when it is used."""
 
 
-def recommender_settings(values: Mapping[str, Any]) -> AnySettings:
-    """The settings of a `recommender:` block; `kind` is bi_encoder unless it says otherwise."""
-    kind = values.get("kind", "bi_encoder")
+def register_recommender(recommender: type[Recommender]) -> None:
+    """Make a class of another package known under the `kind` of its settings."""
+    KINDS[recommender.settings_type.model_fields["kind"].default] = recommender
+
+
+def recommender_class(kind: object) -> type[Recommender]:
+    """The class of a kind; an unknown one is a `SettingError` that lists those there are."""
     if not isinstance(kind, str) or kind not in KINDS:
-        raise WeftError(f"kind: '{kind}' is not known; there are {', '.join(KINDS)}")
-    return checked(KINDS[kind], values)
+        raise SettingError(f"kind: {as_written(kind)} is not known; there are {', '.join(KINDS)}")
+    entry = KINDS[kind]
+    if isinstance(entry, str):
+        module, _, name = entry.rpartition(".")
+        recommender: type[Recommender] = getattr(import_module(module), name)
+        return recommender
+    return entry
+
+
+def recommender_settings(values: Mapping[str, Any]) -> RecommenderSettings:
+    """The settings of a `recommender:` block; without a `kind` those of a bi_encoder."""
+    if not isinstance(values, Mapping):
+        raise SettingError(
+            f"a recommender's settings are a block with its kind, not {as_written(values)}"
+        )
+    return validate(recommender_class(values.get("kind", "bi_encoder")).settings_type, values)
 
 
 def _in_recipe(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    try:
-        return recommender_settings(value)
-    except WeftError as error:
-        raise ValueError(str(error)) from None
+    with field_errors():
+        settings = recommender_settings(value)
+    if not recommender_class(settings.kind).needs_backbone:
+        raise ValueError(
+            f"kind: a {settings.kind} recommender has no backbone, so it has no branches to train"
+        )
+    return settings
 
 
-RecommenderSettings = Annotated[AnySettings, BeforeValidator(_in_recipe)]
-"""For a recipe: any kind's settings; what is wrong is said in the words of the chosen kind."""
-
-
-def ranks_catalogues_by_default(settings: AnySettings) -> bool:
-    """Whether whole catalogues are ranked unless something else is asked for: a cross-encoder can,
-    but reads a prompt for each item and user."""
-    return settings.ranks_catalogues and settings.kind != "cross_encoder"
-
-
-def store(model: nn.Module, dtype: torch.dtype, kept: Mapping[str, nn.Module]) -> None:
-    """Round a model's parameters, but for the heads `kept`: rounded scores would tie. Not the
-    buffers either: rotations stay in float32."""
-    heads = {id(p) for module in kept.values() for p in module.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in heads:
-            parameter.data = parameter.data.to(dtype)
+RecommenderBlock = Annotated[SerializeAsAny[RecommenderSettings], BeforeValidator(_in_recipe)]
+"""For a recipe: any kind's settings; errors name the fields of the chosen kind."""
 
 
 def make_recommender(
-    backbone: str,
-    settings: AnySettings,
+    backbone: str | None,
+    settings: RecommenderSettings,
     catalogue: Catalogue | None = None,
     *,
     adapter: Adapter | None = None,
-    lora: LoraSettings | None = None,
-    lora_seed: int = 0,
-    train_all: bool = False,
     precision: Precision = "auto",
     device: str = "cpu",
-    cache: Path | None = None,
     light: bool = False,
-) -> AnyRecommender:
-    """A recommender on a freshly loaded backbone: for use, or with `lora` or `train_all` for
-    training.
+) -> Recommender:
+    """A recommender for use, on a freshly loaded backbone if it needs one.
 
-    For use, deltas are folded in float32 and the result is stored in the asked precision. All
-    parameters are trained in float32, with products in the asked precision. With `light`, a
-    bi-encoder for use starts sooner where it can, and gives the same bits.
+    An adapter's delta is folded in float32 and the result is stored in the asked precision. With
+    `light` it starts sooner where its kind can, and gives the same bits.
     """
-    encoders = BiEncoderSettings | CrossEncoderSettings
-    head: Head = "none" if isinstance(settings, encoders) else "causal"
-    first = precision if lora is not None else "float32"
-    light = light and isinstance(settings, BiEncoderSettings) and lora is None and not train_all
-    loaded = load_backbone(backbone, precision=first, device=device, head=head, light=light)
-    made: AnyRecommender
-    if train_all:
-        if not isinstance(settings, BiEncoderSettings):
-            raise WeftError(f"all parameters can be trained of a bi_encoder, not a {settings.kind}")
-        mixed = dtype_of(precision) is torch.bfloat16
-        return BiEncoder(loaded, settings, catalogue, train_all=True, mixed=mixed)
-    how: dict[str, Any] = {"adapter": adapter, "lora": lora, "lora_seed": lora_seed, "cache": cache}
-    match settings:
-        case BiEncoderSettings():
-            made = BiEncoder(loaded, settings, catalogue, **how)
-        case CrossEncoderSettings():
-            made = CrossEncoder(loaded, settings, catalogue, **how)
-        case ListwiseSettings():
-            made = Listwise(loaded, settings, catalogue, **how)
-        case YesNoSettings():
-            made = YesNo(loaded, settings, catalogue, **how)
-    if lora is None:
-        store(made.model, dtype_of(precision), whole_modules(made))
-    return made
+    kind = recommender_class(settings.kind)
+    if not kind.needs_backbone:
+        return _without_backbone(kind, settings, catalogue, 0, device)
+    from weft.backbones import load_backbone
+    from weft.backbones.load import dtype_of
+    from weft.recommenders.equipped import FoldedBackbone, PlainBackbone, store_in
+
+    assert issubclass(kind, BackboneRecommender)
+    loaded = load_backbone(
+        backbone_needed(backbone, settings),
+        precision="float32",
+        device=device,
+        head=kind.backbone_head,
+        light=light and kind.opens_light,
+    )
+    equipped: EquippedBackbone
+    equipped = PlainBackbone(loaded) if adapter is None else FoldedBackbone(loaded, adapter)
+    recommender = kind(equipped, settings, catalogue)
+    store_in(dtype_of(precision), recommender.model, recommender.whole_modules())
+    return recommender
+
+
+def new_recommender(
+    backbone: str | None,
+    settings: RecommenderSettings,
+    catalogue: Catalogue | None = None,
+    *,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
+    precision: Precision = "auto",
+    device: str = "cpu",
+) -> Recommender:
+    """A recommender to be trained, on a freshly loaded backbone if it needs one.
+
+    With `lora` factors are attached to a frozen backbone in the asked precision; without, all of its
+    parameters are trained in float32, with products in the asked precision. `seed` is of new
+    weights.
+    """
+    kind = recommender_class(settings.kind)
+    if not kind.needs_backbone:
+        return _without_backbone(kind, settings, catalogue, seed, device)
+    import torch
+
+    from weft.backbones import load_backbone
+    from weft.backbones.load import dtype_of
+    from weft.recommenders.equipped import LoraBackbone, WholeBackbone
+
+    assert issubclass(kind, BackboneRecommender)
+    if lora is None and not kind.trains_whole:
+        raise SettingError(f"all parameters can be trained of a bi_encoder, not a {settings.kind}")
+    loaded = load_backbone(
+        backbone_needed(backbone, settings),
+        precision="float32" if lora is None else precision,
+        device=device,
+        head=kind.backbone_head,
+    )
+    if lora is not None:
+        return kind(LoraBackbone(loaded, lora, seed), settings, catalogue)
+    mixed = dtype_of(precision) is torch.bfloat16
+    return kind(WholeBackbone(loaded, mixed=mixed), settings, catalogue)
+
+
+def _without_backbone(
+    kind: type[Recommender],
+    settings: RecommenderSettings,
+    catalogue: Catalogue | None,
+    seed: int,
+    device: str,
+) -> Recommender:
+    recommender = kind(settings, catalogue)
+    recommender.seed, recommender.device = seed, device
+    return recommender
+
+
+def backbone_needed(backbone: str | None, settings: RecommenderSettings) -> str:
+    """The backbone's name; a `SettingError` where there is none."""
+    if backbone is None:
+        raise SettingError(f"a {settings.kind} recommender needs a backbone")
+    return backbone

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Literal
 
 from weft.data.domain import Catalogue
-from weft.errors import WeftError
-from weft.text.clean import clean
+from weft.errors import DataError
+from weft.text.cleaning import clean_text
 
 Matched = Literal["item", "title", "text", "nothing"]
 
@@ -36,19 +36,19 @@ class Match:
 
     def described(self) -> str:
         """One sentence for people."""
-        said = f"'{self.entry}'"
+        quoted = f"'{self.entry}'"
         match self.matched:
             case "item":
                 title = f": {self.title}" if self.title and self.title.strip() else " (no title)"
                 also = f"; {self.others} others have it as title" if self.others else ""
-                return f"{said} is an item{title}{also}"
+                return f"{quoted} is an item{title}{also}"
             case "title":
                 also = f" and of {self.others} others" if self.others else ""
-                return f"{said} is the title of item {self.item_id}{also}"
+                return f"{quoted} is the title of item {self.item_id}{also}"
             case "text":
-                return f"{said} is neither an item id nor a title: read as text"
+                return f"{quoted} is neither an item id nor a title: read as text"
             case "nothing":
-                return f"{said} is neither an item id nor a title: left out"
+                return f"{quoted} is neither an item id nor a title: left out"
 
 
 class Matcher:
@@ -71,9 +71,9 @@ class Matcher:
         """An id before a title, an exact title before one that differs in case, spaces or
         invisible characters; what is neither is text, unless it looks like an id of this
         catalogue (and not `as_text`) or nobody `reads_text`."""
-        found = self._find(entry) or (self.beside and self.beside._find(entry))
-        if found:
-            return found
+        match = self._find(entry) or (self.beside and self.beside._find(entry))
+        if match:
+            return match
         alike = self.looks_like_id(entry.strip())
         if self.beside is not None:
             alike = alike or self.beside.looks_like_id(entry.strip())
@@ -98,8 +98,8 @@ class Matcher:
         lengths, kinds, digits = self._shape
         if not lengths[0] <= len(entry) <= lengths[1]:
             return False
-        own = _kinds(entry)
-        return digits and "9" in own and own <= kinds and not any(c.isspace() for c in entry)
+        here = _kinds(entry)
+        return digits and "9" in here and here <= kinds and not any(c.isspace() for c in entry)
 
     @cached_property
     def _shape(self) -> tuple[tuple[int, int], frozenset[str], bool]:
@@ -127,23 +127,23 @@ def _rows_of(titles: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _key(title: str) -> str:
-    return clean(title).casefold()
+    return clean_text(title).casefold()
 
 
 def check_histories(histories: Sequence[Sequence[str]]) -> None:
-    """Lists of entries that say something, not a title where a list belongs."""
+    """Raise `DataError` unless these are lists of entries that are not empty."""
     if isinstance(histories, str):
-        raise WeftError("recommend takes a list of histories, each a list of titles, not a string")
+        raise DataError("recommend takes a list of histories, each a list of titles, not a string")
     for number, history in enumerate(histories, start=1):
         if isinstance(history, str) or not isinstance(history, Iterable):
             kind = type(history).__name__
-            raise WeftError(f"history {number} must be a list of titles, not a {kind}: {history!r}")
+            raise DataError(f"history {number} must be a list of titles, not a {kind}: {history!r}")
         for place, entry in enumerate(history, start=1):
             if not isinstance(entry, str):
                 kind = type(entry).__name__
-                raise WeftError(f"history {number} must hold titles, not a {kind}: {entry!r}")
-            if not clean(entry):
-                raise WeftError(
+                raise DataError(f"history {number} must hold titles, not a {kind}: {entry!r}")
+            if not clean_text(entry):
+                raise DataError(
                     f"history {number}: entry {place} is empty; give a title or an item id, or "
                     "leave it out"
                 )

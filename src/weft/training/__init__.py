@@ -1,6 +1,6 @@
 """The one training loop."""
 
-from weft.training.loop import Trained, train
+from weft.training.loop import Trained, TrainingFiles, train
 from weft.training.settings import TrainSettings
 
-__all__ = ["TrainSettings", "Trained", "train"]
+__all__ = ["TrainSettings", "Trained", "TrainingFiles", "train"]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_arrays
-from weft.recommenders.lm import LanguageModel
+from weft.recommenders.text.lm import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class TextBlocks:
     """[n, length] int32 token ids: a part for the training loop."""
 
     ids: NDArray[np.int32]
@@ -38,12 +38,14 @@ class NextToken:
     With `mixed`, products are in bfloat16 and weights and sums in float32.
     """
 
+    checkpoints_gradients = True
+
     def __init__(self, model: Any, *, mixed: bool) -> None:
         self.model: nn.Module = model
         self.language = LanguageModel(model)
         self.mixed = mixed
 
-    def loss(self, batch: Blocks) -> Tensor:
+    def loss(self, batch: TextBlocks) -> Tensor:
         """Mean cross entropy (nats) of every token but a block's first."""
         device = self.language.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
@@ -53,10 +55,10 @@ class NextToken:
         wanted = torch.from_numpy(batch.ids[:, 1:].astype(np.int64)).to(device)
         return nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
 
-    def lengths(self, examples: Blocks) -> NDArray[np.int64]:
+    def lengths(self, examples: TextBlocks) -> NDArray[np.int64]:
         return np.full(len(examples), examples.ids.shape[1], dtype=np.int64)
 
-    def perplexity(self, blocks: Blocks, batch: int = 8) -> float:
+    def perplexity(self, blocks: TextBlocks, batch: int = 8) -> float:
         """exp of the mean cross entropy over the blocks' tokens."""
         if not len(blocks):
             return float("nan")

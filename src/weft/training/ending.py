@@ -36,18 +36,18 @@ class Ending:
 
 
 def judge(losses: Sequence[float], guessing: Sequence[float]) -> Ending:
-    """What the last steps' losses say beside what guessing would lose in each: both [n], nats.
+    """How a training ended, by the losses of its last steps and those of guessing: both [n], nats.
 
     *Learned*: the mean gain is clearly (one-sided t-bound of 95 %) above 1 % of guessing's loss.
-    *Collapsed*: it is clearly not, or of 20 steps or more it can't be told; and the losses don't
+    *Collapsed*: it is clearly not, or of 20 steps or more the test decides nothing; and the losses don't
     clearly fall. *Too short to judge*: fewer than 5 steps, or neither of these.
     """
     count = len(losses)
-    found, chance = np.asarray(losses, dtype=np.float64), np.asarray(guessing, dtype=np.float64)
-    loss, guess = (float(x.mean()) if count else 0.0 for x in (found, chance))
+    measured, chance = np.asarray(losses, dtype=np.float64), np.asarray(guessing, dtype=np.float64)
+    loss, guess = (float(x.mean()) if count else 0.0 for x in (measured, chance))
     if count < LEAST:
         return Ending("too short to judge", loss, 0.0, guess, count, False)
-    gain = chance - found
+    gain = chance - measured
     error = float(gain.std(ddof=1)) / math.sqrt(count)
     reach = float(student.ppf(SURE, count - 1)) * error
     low, high = float(gain.mean()) - reach, float(gain.mean()) + reach

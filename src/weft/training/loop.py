@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weft.artifacts.hashing import hash_arrays, hash_json
-from weft.errors import WeftError
+from weft.errors import DataError, SettingError
 from weft.training.batches import Batch, epoch_batches, seed_of
 from weft.training.checkpoint import Named, Progress, Saver, load_checkpoint, save_checkpoint
 from weft.training.ending import last_steps
@@ -51,7 +51,15 @@ P_in = TypeVar("P_in", bound=Part, contravariant=True)
 class Trainable(Protocol[P_in]):
     """The part of a recommender that the loop needs."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module | None:
+        """What is trained; None where nothing is."""
+        ...
+
+    @property
+    def checkpoints_gradients(self) -> bool:
+        """Whether activations may be computed again in place of being held."""
+        ...
 
     def loss(self, batch: P_in) -> Tensor:
         """Scalar, mean over the batch; the batch is of one part."""
@@ -60,6 +68,22 @@ class Trainable(Protocol[P_in]):
     def lengths(self, examples: P_in) -> NDArray[np.int64]:
         """[n] int64: how long each example's input is, in tokens; batches are grouped by it."""
         ...
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a run leaves what it needs to go on after a kill, and what trackers write.
+
+    State is saved to the folder `checkpoints` after every step that ends
+    `settings.checkpoint_every_seconds` or more after the last save, and every
+    `settings.checkpoint_every` steps. A run of the same data, settings, seed and `start` goes on from
+    there. `start` is a word for the initial weights (a hash, say) and for whatever else the loss
+    depends on (the recommender's settings). Trackers that write files write them to `logs`.
+    """
+
+    checkpoints: Path | None = None
+    start: str = ""
+    logs: Path | None = None
 
 
 Report = Callable[[int, int, float], None]
@@ -71,7 +95,7 @@ class Trained:
     """What a run leaves besides the weights in the model.
 
     `curve` is (step, mean loss since the last point or None, validation or None); `ending` is
-    (loss, mean ln of the batches' sizes) of each of the last steps before the weights that are kept.
+    (loss, mean ln of the batches' sizes) of each of the last steps before the weights that remain.
     """
 
     steps: int
@@ -118,8 +142,8 @@ def _key(
     shapes = [[name, list(parameter.shape)] for name, parameter in parameters]
     order = [np.concatenate([[batch.part], batch.rows]) for step in plan for batch in step]
     batches = hash_arrays({"order": np.concatenate(order)}, [len(step) for step in plan])
-    how = settings.model_dump(exclude=set(settings.ASIDE))
-    return hash_json([data, batches, how, seed, shapes, extra])
+    decisive = settings.model_dump(exclude=set(settings.ASIDE))
+    return hash_json([data, batches, decisive, seed, shapes, extra])
 
 
 def train(
@@ -128,36 +152,54 @@ def train(
     settings: TrainSettings,
     *,
     seed: int,
-    checkpoints: Path | None = None,
-    logs: Path | None = None,
-    start: str = "",
+    files: TrainingFiles | None = None,
     validate: Callable[[], float] | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Train the parameters that require gradients on `parts` (one domain each, usually), in place.
 
-    With `checkpoints`, a folder, state is saved after every step that ends
-    `settings.checkpoint_every_seconds` or more after the last save, and every
-    `settings.checkpoint_every` steps, and a run of the same data, settings, seed and `start` (a
-    word for the initial weights, a hash say) goes on from there; whatever else the loss depends on
-    (the recommender's settings, say) must be in `start` too. `validate` gives a number where higher is better; it is called every
-    `settings.validate_every` steps and at the end. With `keep: best` the weights of its best
-    value are what remains. Trackers that write files write them to `logs`.
+    With `files` a run that was killed goes on where it was, and ends with the same bits. `validate`
+    gives a number where higher is better; it is called every `settings.validate_every` steps and at
+    the end. With `keep: best` the weights of its best value are what remains. A recommender without
+    a `model` has nothing to train: `prepare` has fitted it.
 
     Raises a `WeftError` if there is nothing to train on, or the loss stops being a number.
+
+    >>> import weft
+    >>> class Bias(weft.Recommender):  # one number an item, whatever the history
+    ...     def __init__(self, catalogue):
+    ...         super().__init__(weft.RecommenderSettings(kind="bias"), catalogue)
+    ...         self.model = torch.nn.Embedding.from_pretrained(
+    ...             torch.zeros(len(catalogue), 1), freeze=False
+    ...         )
+    ...     def score(self, histories, candidates=None):
+    ...         scores = self.model.weight.detach().T.repeat(len(histories), 1).numpy()
+    ...         return scores if candidates is None else scores[0][candidates]
+    ...     def loss(self, batch):
+    ...         logits = self.model.weight.T.repeat(len(batch), 1)
+    ...         return torch.nn.functional.cross_entropy(logits, torch.tensor(batch.targets).long())
+    >>> split = weft.leave_one_out(weft.mall(users=30, items=30)["home"])
+    >>> bias = Bias(split.train.domain.items)
+    >>> trained = train(bias, [split.train], weft.TrainSettings(epochs=20, batch=16), seed=7)
+    >>> trained.steps == 20 * (len(split.train) // 16)
+    True
     """
+    files = files or TrainingFiles()
+    model = recommender.model
+    if model is None:
+        return Trained(0, [], 0)
     if not sum(len(part) for part in parts):
-        raise WeftError("there are no training examples")
+        raise DataError("there are no training examples")
     if (settings.patience or settings.keep == "best") and validate is None:
-        raise WeftError("early stopping and keep: best need validation examples")
+        raise SettingError("early stopping and keep: best need validation examples")
     _check_trackers(settings.trackers)
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.accumulate,
         log_with=list(settings.trackers) or None,
-        project_dir=str(logs) if logs else None,
-        cpu=next(recommender.model.parameters()).device.type == "cpu",
+        project_dir=str(files.logs) if files.logs else None,
+        cpu=next(model.parameters()).device.type == "cpu",
     )
-    parameters = [(n, p) for n, p in recommender.model.named_parameters() if p.requires_grad]
+    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [parameter for _, parameter in parameters],
         lr=settings.learning_rate,
@@ -168,24 +210,29 @@ def train(
     if settings.trackers:
         accelerator.init_trackers("weft", config={"seed": seed, "batch": settings.batch})
     if settings.gradient_checkpointing:
-        if not getattr(recommender, "checkpoints_gradients", True):
-            raise WeftError("this recommender is trained without gradient_checkpointing")
-        # Not the reentrant kind: it gives the first block no gradient, as embeddings are frozen.
-        model: Any = recommender.model
-        newer = getattr(model, "activation_checkpointing_enable", None)
-        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        _checkpoint_gradients(recommender, model)
     plan = _plan(parts, [recommender.lengths(part) for part in parts], settings, seed)
-    key = _key(parts, plan, settings, seed, parameters, start)
+    key = _key(parts, plan, settings, seed, parameters, files.start)
     run = _Run(recommender, parts, settings, seed, accelerator, parameters, optimizer, plan)
-    if checkpoints is not None:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        run.resume(checkpoints, key)
-    run.go(checkpoints, key, validate, report)
+    if files.checkpoints is not None:
+        files.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.resume(files.checkpoints, key)
+    run.go(files.checkpoints, key, validate, report)
     if settings.trackers:
         accelerator.end_training()
-    kept = run.keep()
-    ending = run.progress.ending if kept == run.progress.step else run.progress.best_ending
-    return Trained(run.progress.step, run.progress.curve, kept, ending)
+    step = run.take_weights()
+    ending = run.progress.ending if step == run.progress.step else run.progress.best_ending
+    return Trained(run.progress.step, run.progress.curve, step, ending)
+
+
+def _checkpoint_gradients(recommender: Trainable[P], model: Any) -> None:
+    """Let the model compute activations again in the backward pass."""
+    newer = getattr(model, "activation_checkpointing_enable", None)  # transformers' two names
+    enable = newer or getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None or not recommender.checkpoints_gradients:
+        raise SettingError("this recommender is trained without gradient_checkpointing")
+    # Not the reentrant kind: it gives the first block no gradient, as embeddings are frozen.
+    enable({"use_reentrant": False})
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -197,7 +244,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     there = [str(one) for one in get_available_trackers()]
     for name in names:
         if name not in there:
-            raise WeftError(
+            raise SettingError(
                 f"trackers: '{name}' is not installed or not known to accelerate;"
                 f" there are: {', '.join(there) or 'none'}"
             )
@@ -217,16 +264,18 @@ class _Run(Generic[P]):
         optimizer: torch.optim.Optimizer,
         plan: list[list[Batch]],
     ) -> None:
+        assert recommender.model is not None
         self.recommender, self.parts, self.settings, self.seed = recommender, parts, settings, seed
+        self.model = recommender.model
         self.accelerator, self.parameters, self.optimizer = accelerator, parameters, optimizer
         self.plan = plan
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
 
     def resume(self, checkpoints: Path, key: str) -> None:
-        found = load_checkpoint(checkpoints, key, self.parameters, self.optimizer)
-        if found is not None:
-            self.progress, self.best = found
+        state = load_checkpoint(checkpoints, key, self.parameters, self.optimizer)
+        if state is not None:
+            self.progress, self.best = state
 
     def go(
         self,
@@ -259,14 +308,16 @@ class _Run(Generic[P]):
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(progress.step, len(self.plan), self.settings)
         torch.manual_seed(seed_of(self.seed, "step", progress.step))
-        self.recommender.model.train()
+        self.model.train()
         examples = sum(len(batch.rows) for batch in batches)
         before = progress.loss_sum
         for batch in batches:
             loss = self.recommender.loss(self.parts[batch.part].take(batch.rows))
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise WeftError(f"the loss is {value} at step {progress.step}; lower learning_rate")
+                raise SettingError(
+                    f"the loss is {value} at step {progress.step}; lower learning_rate"
+                )
             # Weighted by size: accumulated steps mean the same as one large step of examples.
             self.accelerator.backward(
                 loss * (self.settings.accumulate * len(batch.rows) / examples)
@@ -275,7 +326,7 @@ class _Run(Generic[P]):
             progress.loss_count += len(batch.rows)
         nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.settings.clip)
         self.optimizer.step()
-        # The fused kernel does not say that it changed them, and vectors are kept by that.
+        # The fused kernel does not count its changes, and stored vectors are checked by that count.
         torch.autograd.graph.increment_version([p for _, p in self.parameters])
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
@@ -295,7 +346,7 @@ class _Run(Generic[P]):
     def _validate(self, value: float) -> None:
         progress = self.progress
         if not math.isfinite(value):
-            raise WeftError(f"the validation gives {value} at step {progress.step}")
+            raise DataError(f"the validation gives {value} at step {progress.step}")
         progress.curve.append((progress.step, None, value))
         if self.settings.trackers:
             self.accelerator.log({"validation": value}, step=progress.step)
@@ -309,8 +360,8 @@ class _Run(Generic[P]):
             patience = self.settings.patience
             progress.stopped = patience is not None and progress.waited >= patience
 
-    def keep(self) -> int:
-        """Put the weights to be kept into the model; returns the step they come from."""
+    def take_weights(self) -> int:
+        """Put the last or best weights into the model; returns the step they come from."""
         if self.settings.keep == "last" or not self.best:
             return self.progress.step
         with torch.no_grad():

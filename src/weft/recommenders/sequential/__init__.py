@@ -1,0 +1,1 @@
+"""Recommenders over item ids: no backbone, no text."""

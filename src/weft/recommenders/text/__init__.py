@@ -1,0 +1,1 @@
+"""Recommenders that read items' texts, with a pretrained backbone."""
