@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from learning_made import READING, adapter_of, catalogue, moved
+from moved_models import READING, adapter_of, catalogue, moved
 from tiny import THINGS
 from typer.testing import CliRunner
 
@@ -19,7 +19,7 @@ from weft.backbones.load import fingerprint_of
 from weft.cli.main import app
 from weft.data.catalogue import save_catalogue
 from weft.errors import WeftError
-from weft.recommenders.folder import save_recommender
+from weft.recommenders.saved import save_recommender
 
 RUN = CliRunner()
 SETTINGS = "steps: 8\nlearning_rate: 0.02\nheld_out: 8\n"
@@ -60,9 +60,9 @@ def learn(place: Path, *more: str, out: str = "out"):  # type: ignore[no-untyped
 def refusal(outcome) -> str:  # type: ignore[no-untyped-def]
     """What the command says, which ends it with code 2 (see cli.main)."""
     assert isinstance(outcome.exception, WeftError), outcome.output
-    said = str(outcome.exception)
-    assert "\n" not in said
-    return said
+    message = str(outcome.exception)
+    assert "\n" not in message
+    return message
 
 
 def test_checkpoints_and_catalogues_are_enough(place: Path) -> None:
@@ -70,13 +70,13 @@ def test_checkpoints_and_catalogues_are_enough(place: Path) -> None:
     outcome = learn(place, "--catalogues", *files(place))
     assert outcome.exit_code == 0, outcome.output
     assert "learned weights: " in outcome.stderr
-    said = read_json(place / "out" / "weft.json")
-    weights = [part["weight"] for part in said["merge"]["parts"]]
+    manifest = read_json(place / "out" / "weft.json")
+    weights = [part["weight"] for part in manifest["merge"]["parts"]]
     assert all(abs(weight - 0.2) > 1e-3 for weight in weights)
     argv = ["recommend", "--model", str(place / "out"), "--items", files(place)[0], "--json"]
-    found = RUN.invoke(app, [*argv, "--history", f"mug red {THINGS[0]}", "-k", "3"])
-    assert found.exit_code == 0, found.output
-    assert len(json.loads(found.stdout)["items"]) == 3
+    answer = RUN.invoke(app, [*argv, "--history", f"mug red {THINGS[0]}", "-k", "3"])
+    assert answer.exit_code == 0, answer.output
+    assert len(json.loads(answer.stdout)["items"]) == 3
     replayed = RUN.invoke(
         app, ["merge", str(place / "out" / "weft.json"), "-o", str(place / "again")]
     )
@@ -94,7 +94,7 @@ def test_options_and_parts_may_stand_in_any_order(place: Path) -> None:
     assert one == other
 
 
-def test_layer_wise_ties_is_said_in_rules(place: Path) -> None:
+def test_layer_wise_ties_is_written_as_rules(place: Path) -> None:
     (place / "learn.yaml").write_text(SETTINGS + "weights: layer\n", "utf-8")
     more = ["--method", "ties", "--weigh", "after", "--dry-run"]
     outcome = learn(place, *more, "--catalogues", *files(place))
@@ -106,16 +106,16 @@ def test_layer_wise_ties_is_said_in_rules(place: Path) -> None:
 def test_recommenders_of_adapters_bring_their_catalogues(tiny_bert: Path, place: Path) -> None:
     folders = []
     for seed in (1, 2):
-        made = adapter_of(tiny_bert, seed, scale=0.2)
-        said = {**made.manifest, "recommender": READING.model_dump(mode="json")}
-        object.__setattr__(made, "manifest", said)
+        adapter = adapter_of(tiny_bert, seed, scale=0.2)
+        manifest = {**adapter.manifest, "recommender": READING.model_dump(mode="json")}
+        object.__setattr__(adapter, "manifest", manifest)
         folders.append(place / f"adapter{seed}")
-        save_recommender(made, catalogue(24 * seed, 24), folders[-1])
+        save_recommender(adapter, catalogue(24 * seed, 24), folders[-1])
     argv = ["merge", *map(str, folders), "--learn", str(place / "learn.yaml")]
     outcome = RUN.invoke(app, [*argv, "-o", str(place / "out")])
     assert outcome.exit_code == 0, outcome.output
-    found = RUN.invoke(app, ["recommend", "--model", str(place / "out"), "--history", "red mug"])
-    assert found.exit_code == 0, found.output
+    answer = RUN.invoke(app, ["recommend", "--model", str(place / "out"), "--history", "red mug"])
+    assert answer.exit_code == 0, answer.output
     save_adapter(adapter_of(tiny_bert, 3), place / "bare")
     outcome = RUN.invoke(app, [*argv[:2], str(place / "bare"), *argv[3:], "-o", str(place / "x")])
     assert "--learn needs --catalogues" in refusal(outcome)
@@ -153,13 +153,13 @@ def test_the_base_names_the_backbone_of_adapters_that_peft_wrote(
     outcome = RUN.invoke(app, [*argv, "--base", str(tiny_bert)])
     assert outcome.exit_code == 0, outcome.output
     assert "learned weights: " in outcome.stderr
-    said = read_json(place / "out" / "weft.json")
+    manifest = read_json(place / "out" / "weft.json")
     backbone = {"name": str(tiny_bert.resolve()), "fingerprint": fingerprint_of(tiny_bert)}
-    assert {key: said["backbone"][key] for key in backbone} == backbone
+    assert {key: manifest["backbone"][key] for key in backbone} == backbone
     # Without learning, the base does the same; and other weights are told from these.
     argv = ["merge", *map(str, folders), "--base", str(tiny_bert), "-o", str(place / "plain")]
     assert RUN.invoke(app, argv).exit_code == 0
-    assert read_json(place / "plain" / "weft.json")["backbone"] == said["backbone"]
+    assert read_json(place / "plain" / "weft.json")["backbone"] == manifest["backbone"]
     save_adapter(adapter_of(tiny_bert, 3), place / "own")
     other = moved(tiny_bert, place / "moved", 9)
     save_adapter(adapter_of(tiny_bert, 4), place / "second")
@@ -179,9 +179,9 @@ def test_one_backbone_is_stated_for_learning_too(tiny_bert: Path, place: Path) -
     assert "name it (--backbone)" in refusal(RUN.invoke(app, [*argv, "--base", str(tiny_bert)]))
     outcome = RUN.invoke(app, [*argv, "--backbone", str(tiny_bert)])
     assert outcome.exit_code == 0, outcome.output
-    said = read_json(place / "out" / "weft.json")
-    assert said["backbone"]["fingerprint"] == fingerprint_of(tiny_bert)
-    assert said["merge"]["recipe"]["backbone"] == str(tiny_bert)
+    manifest = read_json(place / "out" / "weft.json")
+    assert manifest["backbone"]["fingerprint"] == fingerprint_of(tiny_bert)
+    assert manifest["merge"]["recipe"]["backbone"] == str(tiny_bert)
     argv[-1] = str(place / "again")
     union = RUN.invoke(app, [*argv, "--backbone", str(tiny_bert), "--tokenizer", "union"])
     assert "--learn takes no --tokenizer but rows" in refusal(union)
@@ -204,7 +204,7 @@ def test_a_base_that_the_adapters_do_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "words"),
     [
         ([], "--learn needs --catalogues"),
         (["--catalogues", "nowhere.parquet", "nowhere.parquet"], "nowhere.parquet does not exist"),
@@ -216,21 +216,21 @@ def test_a_base_that_the_adapters_do_not_fit_is_refused(
     ],
     ids=str,
 )
-def test_what_cannot_be_learned_is_one_sentence(place: Path, more: list[str], said: str) -> None:
+def test_what_cannot_be_learned_is_one_sentence(place: Path, more: list[str], words: str) -> None:
     named = {"FILES": files(place), "FIRST": files(place)[:1]}
     outcome = learn(place, *(word for one in more for word in named.get(one, [one])))
-    assert said in refusal(outcome)
+    assert words in refusal(outcome)
     assert not (place / "out").exists()
 
 
 def test_settings_are_checked(place: Path) -> None:
-    for text, said in (
+    for text, words in (
         ("stepz: 3", "stepz"),
         ("- 3", "no mapping"),
         ("seed: x", "seed must be a whole number"),
     ):
         (place / "learn.yaml").write_text(text, "utf-8")
-        assert said in refusal(learn(place, "--catalogues", *files(place)))
+        assert words in refusal(learn(place, "--catalogues", *files(place)))
     outcome = RUN.invoke(
         app, ["merge", *parts(place), "--learn", "collaborativ", "-o", str(place / "out")]
     )
@@ -238,9 +238,9 @@ def test_settings_are_checked(place: Path) -> None:
 
 
 def test_parts_that_read_items_otherwise_are_refused(place: Path) -> None:
-    said = read_json(place / "part2" / "weft.json")
-    said["recommender"]["history_items"] = 3
-    write_json(place / "part2" / "weft.json", said)
+    manifest = read_json(place / "part2" / "weft.json")
+    manifest["recommender"]["history_items"] = 3
+    write_json(place / "part2" / "weft.json", manifest)
     outcome = learn(place, "--catalogues", *files(place))
     assert "part2 reads items otherwise than" in refusal(outcome)
     argv = [

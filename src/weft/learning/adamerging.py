@@ -12,24 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
 from weft.errors import WeftError
-from weft.learning.adapters import check_adapters, weighted_adapters
+from weft.learning.adapters import check_learnable, weighted_adapters
 from weft.learning.groups import module_groups
-from weft.learning.learn import learn
 from weft.learning.objectives import entropy_of
+from weft.learning.optimise import Descent, LearningRun, minimise
 
-Entropy = Callable[[nn.Module, int], Tensor]
+ModelEntropy = Callable[[nn.Module, int], Tensor]
 """Mean entropy of the model's predictions on the batch of a step, with gradients."""
 
 
 @dataclass(frozen=True)
-class LearnedWeights:
+class ModuleWeights:
     """Module -> one weight for each adapter (they sum to 1), and the entropy at every step."""
 
     modules: Mapping[str, list[float]]
@@ -41,48 +40,46 @@ class LearnedWeights:
 
 
 def entropy_of_logits(logits: Tensor) -> Tensor:
-    """Mean entropy (nats) of the distributions softmax(logits [..., classes])."""
+    """Mean entropy (nats) of the distributions softmax(logits [..., classes]).
+
+    >>> entropy_of_logits(torch.zeros(3, 2))
+    tensor(0.6931)
+    """
     return entropy_of(logits).mean()
 
 
-def learn_weights(
+def learn_adamerging(
     model: nn.Module,
     adapters: Sequence[Adapter],
-    entropy: Entropy,
+    entropy: ModelEntropy,
     *,
     steps: int = 500,
     learning_rate: float = 1e-3,
-    checkpoints: Path | None = None,
     key: str = "",
-    report: Callable[[int, int, float], None] | None = None,
-) -> LearnedWeights:
+    run: LearningRun | None = None,
+) -> ModuleWeights:
     """Minimise `entropy(model, step)` over per-module merging weights, by Adam.
 
     The adapters must have the same modules and save none whole. `entropy` must depend on nothing
-    but the model and the step. With `checkpoints`, a folder, a killed call goes on where it was
-    (the state of another `key` is left alone). Afterwards the model is exactly as it was.
+    but the model and the step. `key` names all that decides the outcome: a killed call goes on from
+    a checkpoint of the same key alone. Afterwards the model is exactly as it was.
+
+    Raises `MismatchError` for adapters that don't fit each other or the model.
     """
-    check_adapters(model, adapters)
+    check_learnable(model, adapters)
     groups = module_groups(adapters[0].factors)
     device = next(model.parameters()).device
-    with weighted_adapters(model, adapters, groups) as place:
+    with weighted_adapters(model, adapters, groups) as set_weights:
 
         def loss(w: Tensor, step: int) -> Tensor:
-            place(w)
+            set_weights(w)
             return entropy(model, step)
 
-        learned = learn(
-            torch.zeros(len(adapters), len(groups), device=device),
-            loss,
-            steps=steps,
-            learning_rate=learning_rate,
-            shares=True,
-            checkpoints=checkpoints,
-            key=key,
-            report=report,
-        )
+        initial = torch.zeros(len(adapters), len(groups), device=device)
+        descent = Descent(steps, learning_rate, shares=True)
+        learned = minimise(initial, loss, descent, key=key, run=run)
     if learned.stopped:
         raise WeftError(f"AdaMerging: {learned.stopped}")
     weights = torch.tensor(learned.coefficients)
     modules = {name: weights[:, g].tolist() for name, g in groups.of.items()}
-    return LearnedWeights(modules, [float(loss or 0.0) for _, loss, _ in learned.curve])
+    return ModuleWeights(modules, [float(loss or 0.0) for _, loss, _ in learned.curve])

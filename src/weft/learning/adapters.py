@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from weft.adapters import Adapter
-from weft.errors import WeftError
+from weft.errors import MismatchError
 from weft.learning.groups import Groups
-from weft.learning.vectors import Place
+from weft.learning.in_model import SetWeights, frozen_model, replaced_modules
 
 
-class _Weighted(nn.Module):
+class _WeightedLinear(nn.Module):
     """W x + Σ_k w_k s_k B_k A_k x; the w_k of the module's group are what learns."""
 
     def __init__(self, linear: nn.Linear, name: str, parts: Sequence[Adapter], group: int) -> None:
@@ -27,69 +27,51 @@ class _Weighted(nn.Module):
         self.b = torch.cat([one.b * one.scaling for one in factors], dim=1).to(weight)
         self.ranks = torch.tensor([one.rank for one in factors], device=weight.device)
         self.group = group
-        self.placed: list[
-            Tensor
-        ] = []  # the last w [K, G]; in a list, so that it stays no parameter
+        self.last_w: list[Tensor] = []  # one, [K, G]; in a list, so that it stays no parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.placed[0][:, self.group].repeat_interleave(self.ranks).to(x.dtype)
+        weights = self.last_w[0][:, self.group].repeat_interleave(self.ranks).to(x.dtype)
         delta = ((x @ self.a.T) * weights) @ self.b.T
         return cast(Tensor, self.linear(x)) + delta
 
 
-def check_adapters(model: nn.Module, adapters: Sequence[Adapter]) -> None:
-    """A `WeftError` for adapters whose merging weights can't be learned on this model."""
+def check_learnable(model: nn.Module, adapters: Sequence[Adapter]) -> None:
+    """Raise `MismatchError` for adapters whose merging weights can't be learned on this model."""
     if len(adapters) < 2:
-        raise WeftError("learning merging weights needs at least two adapters")
+        raise MismatchError("learning merging weights needs at least two adapters")
     names = set(adapters[0].factors)
     for number, one in enumerate(adapters, start=1):
         if one.saved or one.tokens:
-            raise WeftError(
+            raise MismatchError(
                 f"adapter {number} saves modules whole or trains rows alone; weights are learned "
                 "for LoRA only"
             )
         if other := names ^ set(one.factors):
-            raise WeftError(f"adapters 1 and {number} differ in the module '{min(other)}'")
+            raise MismatchError(f"adapters 1 and {number} differ in the module '{min(other)}'")
     for name in names:
         try:
             module: nn.Module | None = model.get_submodule(name)
         except AttributeError:
             module = None
         if not isinstance(module, nn.Linear):
-            raise WeftError(f"the adapters' module '{name}' is no linear one of the model")
+            raise MismatchError(f"the adapters' module '{name}' is no linear one of the model")
 
 
 @contextmanager
 def weighted_adapters(
     model: nn.Module, adapters: Sequence[Adapter], groups: Groups
-) -> Iterator[Place]:
-    """Inside, the model has the adapters by the coefficients that were last placed; afterwards it
-    is as it was. `groups` are of the adapters' modules."""
-    check_adapters(model, adapters)
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    training = model.training
-    model.requires_grad_(False)
-    model.eval()
-    placed: dict[str, _Weighted] = {}
-    try:
-        for name in adapters[0].factors:
-            linear = cast(nn.Linear, model.get_submodule(name))
-            placed[name] = _Weighted(linear, name, adapters, groups.of[name])
-            _put(model, name, placed[name])
+) -> Iterator[SetWeights]:
+    """Inside, the model has the adapters by the coefficients that were last set; afterwards it is
+    as it was. `groups` are of the adapters' modules."""
+    check_learnable(model, adapters)
+    modules: dict[str, _WeightedLinear] = {}
+    for name in adapters[0].factors:
+        linear = cast(nn.Linear, model.get_submodule(name))
+        modules[name] = _WeightedLinear(linear, name, adapters, groups.of[name])
 
-        def place(w: Tensor) -> None:
-            for module in placed.values():
-                module.placed[:] = [w]
+    def set_weights(w: Tensor) -> None:
+        for module in modules.values():
+            module.last_w[:] = [w]
 
-        yield place
-    finally:
-        for name, module in placed.items():
-            _put(model, name, module.linear)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(wanted[name])
-        model.train(training)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    with frozen_model(model), replaced_modules(model, modules):
+        yield set_weights

@@ -1,4 +1,4 @@
-"""Which coefficient each tensor gets, and how learned ones are said in a merge recipe."""
+"""Which coefficient each tensor gets, and how learned ones are written in a merge recipe."""
 
 from __future__ import annotations
 
@@ -43,14 +43,21 @@ class Groups:
 
 def make_groups(grouping: Grouping, names: Iterable[str]) -> Groups:
     """`domain`: one group of all tensors. `layer`: one for each transformer block, and one for all
-    else, embeddings above all (MergeRec's domain- and layer-wise weights)."""
+    else, embeddings above all (MergeRec's domain- and layer-wise weights).
+
+    >>> groups = make_groups("layer", ["embeddings.weight", "layer.0.a.weight", "layer.1.a.weight"])
+    >>> groups.labels, groups.of["embeddings.weight"]
+    (('layer.0', 'layer.1', 'others'), 2)
+    >>> [rule["value"] for rule in groups.specs([[0.1, 0.2, 0.3]])[0]]  # of the one part
+    [0.1, 0.2, 0.3]
+    """
     names = list(names)
     if grouping == "domain":
         return Groups(("all",), (None,), dict.fromkeys(names, 0))
     blocks = {name: layer_of(name) for name in names}
-    found = sorted({block for block in blocks.values() if block is not None}, key=_in_order)
-    labels = [*found, *([OTHERS] if None in blocks.values() else [])]
-    patterns = [rf"(?:^|\.){re.escape(block)}\." for block in found]
+    ordered = sorted({block for block in blocks.values() if block is not None}, key=_in_order)
+    labels = [*ordered, *([OTHERS] if None in blocks.values() else [])]
+    patterns = [rf"(?:^|\.){re.escape(block)}\." for block in ordered]
     place = {label: g for g, label in enumerate(labels)}
     return Groups(
         tuple(labels),

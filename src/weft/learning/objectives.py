@@ -1,6 +1,6 @@
-"""What merging coefficients are learned by: small pieces, each a scalar of logits, and their sum.
+"""What merging weights are learned by: small pieces, each a scalar of logits, and their sum.
 
-Logits are cosines of a probe with every item of its own domain's catalogue: `student` by the
+Logits are cosines of a pseudo-user with every item of its own domain's catalogue: `student` by the
 merged model, `teacher` by that domain's. Entries of −inf in both are left out of everything.
 """
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Logits:
-    """n probes of one domain against its catalogue of m items: [n, m] float32 each.
+    """n pseudo-users of one domain against its catalogue of m items: [n, m] float32 each.
 
-    `teacher` is None for objectives that need none; `first` are the merged model's own logits
+    `teacher` is None for objectives that need none; `first` are the logits of the merged model
     before anything was learned.
     """
 
@@ -27,7 +27,7 @@ class Logits:
 
 
 class Objective(Protocol):
-    """A scalar for each probe [n], lower is better; gradients flow to `student` only."""
+    """A scalar for each pseudo-user [n], lower is better; gradients flow to `student` only."""
 
     def __call__(self, logits: Logits) -> Tensor: ...
 
@@ -44,37 +44,44 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Distillation:
-    """T² · KL(softmax(a/T) ‖ softmax(b/T)): MergeRec's L_KD."""
+    """T² · KL(softmax(a/T) ‖ softmax(b/T)) of teacher logits a and student logits b: MergeRec's
+    L_KD.
+
+    >>> same = torch.tensor([[0.9, 0.1, 0.0]])  # one pseudo-user, three items
+    >>> student = torch.cat([same, same.flip(1)])
+    >>> Distillation(temperature=1.0)(Logits(student, teacher=same.expand(2, 3)))
+    tensor([0.0000, 0.2878])
+    """
 
     temperature: float = 0.05
 
     def __call__(self, logits: Logits) -> Tensor:
-        wanted = torch.log_softmax(_teacher(logits) / self.temperature, dim=-1)
-        given = torch.log_softmax(logits.student / self.temperature, dim=-1)
-        share = wanted.exp()
-        apart = torch.where(share > 0, share * (wanted - given), torch.zeros_like(share))
-        return self.temperature**2 * apart.sum(dim=-1)
+        teacher = torch.log_softmax(_teacher(logits) / self.temperature, dim=-1)
+        student = torch.log_softmax(logits.student / self.temperature, dim=-1)
+        share = teacher.exp()
+        terms = torch.where(share > 0, share * (teacher - student), torch.zeros_like(share))
+        return self.temperature**2 * terms.sum(dim=-1)
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """Cross entropy of b / τ with the item that the teacher ranks first: MergeRec's L_Rec, there
-    with τ = 1. With `own_labels` the item that the merged model ranked first at the start."""
+    with τ = 1. With `first_labels` the item that the merged model ranked first at the start."""
 
     temperature: float = 1.0
-    own_labels: bool = False
+    first_labels: bool = False
 
     def __call__(self, logits: Logits) -> Tensor:
-        told = logits.first if self.own_labels else _teacher(logits)
-        assert told is not None
-        labels = told.argmax(dim=-1)
+        ranking = logits.first if self.first_labels else _teacher(logits)
+        assert ranking is not None
+        labels = ranking.argmax(dim=-1)
         return torch.nn.functional.cross_entropy(
             logits.student / self.temperature, labels, reduction="none"
         )
 
 
 @dataclass(frozen=True)
-class Sum:
+class WeightedSum:
     """Σ factor · objective."""
 
     terms: tuple[tuple[float, Objective], ...]
@@ -85,10 +92,14 @@ class Sum:
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """[...]: entropy (nats) of the distributions softmax(logits [..., classes]); −inf is no class."""
-    known = torch.log_softmax(logits.float(), dim=-1)
-    share = known.exp()
-    return -(share * known.masked_fill(share == 0, 0.0)).sum(dim=-1)
+    """[...]: entropy (nats) of the distributions softmax(logits [..., classes]); −inf is no class.
+
+    >>> entropy_of(torch.tensor([[0.0, 0.0, -torch.inf], [1.0, 1.0, 1.0]]))
+    tensor([0.6931, 1.0986])
+    """
+    log_share = torch.log_softmax(logits.float(), dim=-1)
+    share = log_share.exp()
+    return -(share * log_share.masked_fill(share == 0, 0.0)).sum(dim=-1)
 
 
 def _teacher(logits: Logits) -> Tensor:

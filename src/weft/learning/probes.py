@@ -1,4 +1,4 @@
-"""Pseudo-users: what the merged model is asked, where no user may be looked at.
+"""Pseudo-users, or probes: what the merged model is asked, where no user may be looked at.
 
 MergeRec's are single items, D̂_k = {[i] : i in I_k}. Fewer of them can be taken (at random, those
 nearest to centroids, the popular ones), and beyond the paper sequences can be walked from item to
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from weft.artifacts.hashing import hash_arrays
 from weft.data.domain import IntArray
-from weft.errors import WeftError
+from weft.errors import SettingError
 from weft.settings import StrictModel
 from weft.training.batches import seed_of
 
@@ -37,7 +37,7 @@ class ProbeSettings(StrictModel):
     choose: Choice = Field(
         default="random",
         description="of fewer: at random, nearest to the centroids of k-means over the teacher's "
-        "vectors, or by popularity (which a catalogue alone does not tell)",
+        "vectors, or by popularity (which a catalogue alone does not have)",
     )
     length: int = Field(
         default=1,
@@ -78,15 +78,15 @@ def sequences(histories: Sequence[IntArray], targets: IntArray) -> Probes:
 
 
 def save_probes(probes: Probes, folder: Path) -> None:
-    """Write them into an existing folder."""
+    """Write probes.npz into an existing folder."""
     ends = np.cumsum([len(one) for one in probes.histories])
     np.savez(folder / FILE, items=np.concatenate(probes.histories), ends=ends)
 
 
 def load_probes(folder: Path) -> Probes:
     """What `save_probes` wrote."""
-    with np.load(folder / FILE) as found:
-        return Probes(tuple(np.split(found["items"], found["ends"][:-1])))
+    with np.load(folder / FILE) as stored:
+        return Probes(tuple(np.split(stored["items"], stored["ends"][:-1])))
 
 
 def make_probes(
@@ -99,7 +99,11 @@ def make_probes(
     """Probes of one domain; `vectors` [m, d] are its teacher's unit vectors of the items,
     `popularity` [m] their counts.
 
-    Raises `WeftError` for `choose: popular` without counts.
+    Raises `SettingError` for `choose: popular` without counts.
+
+    >>> vectors = np.eye(3, dtype=np.float32)
+    >>> [one.tolist() for one in make_probes(vectors, ProbeSettings(), seed=0).histories]
+    [[0], [1], [2]]
     """
     count = len(vectors)
     starts = np.arange(count)
@@ -119,7 +123,7 @@ def _chosen(
         return np.sort(random.permutation(len(vectors))[:count])
     if settings.choose == "popular":
         if popularity is None:
-            raise WeftError("probes: choose: popular needs each item's popularity")
+            raise SettingError("probes: choose: popular needs each item's popularity")
         shuffled = random.permutation(len(vectors))  # ties at random
         order = shuffled[np.argsort(-np.asarray(popularity)[shuffled], kind="stable")]
         return np.sort(order[:count])
@@ -152,8 +156,8 @@ def _next(
     block: int = 512,
 ) -> NDArray[np.int64]:
     width = min(settings.neighbours, len(vectors) - walks.shape[1])
-    drawn = random.integers(0, width, size=len(walks))
-    found = np.empty(len(walks), dtype=np.int64)
+    ranks = random.integers(0, width, size=len(walks))
+    drawn_items = np.empty(len(walks), dtype=np.int64)
     for start in range(0, len(walks), block):  # never the whole matrix of the catalogue
         rows = walks[start : start + block]
         scores = vectors[rows[:, -1]] @ vectors.T
@@ -161,5 +165,7 @@ def _next(
         near = np.argpartition(-scores, width - 1, axis=1)[:, :width]
         order = np.argsort(-np.take_along_axis(scores, near, axis=1), axis=1, kind="stable")
         near = np.take_along_axis(near, order, axis=1)
-        found[start : start + block] = near[np.arange(len(rows)), drawn[start : start + block]]
-    return found
+        drawn_items[start : start + block] = near[
+            np.arange(len(rows)), ranks[start : start + block]
+        ]
+    return drawn_items

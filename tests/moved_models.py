@@ -13,8 +13,8 @@ from tiny import COLOURS, THINGS
 from weft.adapters import Adapter, LoraSettings, attach, from_attached
 from weft.backbones import load_backbone
 from weft.data.domain import Catalogue
-from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
 from weft.recommenders.kinds import make_recommender
+from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 
 READING = BiEncoderSettings(history_tokens=48)
 WEIGHTS = "model.safetensors"
@@ -34,20 +34,20 @@ def moved(base: Path, folder: Path, seed: int, scale: float = 0.05) -> Path:
     return folder
 
 
-def catalogue(first: int = 0, count: int = 24, **columns: list[str]) -> Catalogue:
-    """Items "thing colour thing" from `first` on; `columns` are added or take the titles' place."""
+def catalogue(start: int = 0, count: int = 24, **columns: list[str]) -> Catalogue:
+    """Items "thing colour thing" from `start` on; `columns` are added or take the titles' place."""
     every = [
-        f"{made} {colour} {thing}" for made in THINGS for colour in COLOURS for thing in THINGS
+        f"{first} {colour} {last}" for first in THINGS for colour in COLOURS for last in THINGS
     ]
-    titles = every[first : first + count]
-    ids = [f"i{first + row}" for row in range(len(columns.get("title", titles)))]
+    titles = every[start : start + count]
+    ids = [f"i{start + row}" for row in range(len(columns.get("title", titles)))]
     return Catalogue(pl.DataFrame({"item_id": ids, "title": titles} | columns))
 
 
 def scorer(folder: Path | str, of: Catalogue, adapter: Adapter | None = None) -> BiEncoder:
-    made = make_recommender(str(folder), READING, of, adapter=adapter, precision="float32")
-    assert isinstance(made, BiEncoder)
-    return made
+    recommender = make_recommender(str(folder), READING, of, adapter=adapter, precision="float32")
+    assert isinstance(recommender, BiEncoder)
+    return recommender
 
 
 def adapter_of(backbone: Path, seed: int, scale: float = 0.3) -> Adapter:
@@ -59,4 +59,4 @@ def adapter_of(backbone: Path, seed: int, scale: float = 0.3) -> Adapter:
         for linear in attached.values():
             linear.a.copy_(torch.randn(linear.a.shape, generator=generator) * scale)
             linear.b.copy_(torch.randn(linear.b.shape, generator=generator) * scale)
-    return from_attached(attached, {"backbone": loaded.said})
+    return from_attached(attached, {"backbone": loaded.identity})
