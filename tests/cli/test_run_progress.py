@@ -17,51 +17,58 @@ import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from weft.adapters import LoraSettings
 from weft.cli.main import app
 from weft.cli.stage_progress import StageProgress, Tracker
 from weft.cli.stopping import Stopped, stopping_signals
-from weft.stages.stage import Stage, Task
-from weft.systems.estimate import Outlook
-from weft.systems.pace import PRIOR, Pace, Rates, makespan
-from weft.systems.work import Census
+from weft.recommenders.text.bi_encoder import BiEncoderSettings
+from weft.stages.executor import StageEvent
+from weft.systems.estimate import RunEstimate
+from weft.systems.stages.base import DomainSizes
+from weft.systems.stages.domains import PrepareDomain
+from weft.systems.stages.scoring import ScoringSettings
+from weft.systems.stages.training import TrainBranch
+from weft.systems.timing import PRIOR, Pace, Speeds, makespan
+from weft.training import TrainSettings
 
 # --- a run that is only told of
 
-
-def train_branch(task: Task) -> None:
-    """Stands for a training, by its name."""
-
-
-def get_domain(task: Task) -> None:
-    """Stands for a domain."""
-
-
-HOME = Stage(get_domain, {"name": "home"}, {}, "domain home")
-RATES = Rates(example=0.1, title=0.01, user=0.1, merge=1.0, measured=True)
-CENSUS = {"home": Census(items=100, train=10_000, validation=50, test=50)}
+HOME = PrepareDomain(name="home")
+SPEEDS = Speeds(example=0.1, title=0.01, user=0.1, merge=1.0, measured=True)
+SIZES = {"home": DomainSizes(items=100, train=10_000, validation=50, test=50)}
+SCORING = ScoringSettings(
+    backbone="tiny", files="", recommender=BiEncoderSettings(), precision="float32", device="cpu"
+)
 
 
-def training(name: str, examples: int, **parents: Stage) -> Stage:
-    train = {"epochs": 1, "batch": 10, "accumulate": 1, "validate_every": None}
-    settings = {"examples": examples, "train": train, "validation": None, "name": name}
-    return Stage(train_branch, settings, {"domain0": HOME, **parents}, f"train {name}")
+def training(name: str, examples: int, start: TrainBranch | None = None) -> TrainBranch:
+    return TrainBranch(
+        label=f"train {name}", domains=(HOME,), scoring=SCORING, split="leave_one_out",
+        examples=examples, train=TrainSettings(batch=10), validation=None, data_seed=0,
+        seed=len(name) * 1000 + sum(map(ord, name)), lora=LoraSettings(), init_seed=0, start=start,
+    )  # fmt: skip
 
 
 class Told:
     """A tracker with a clock that is moved by hand."""
 
-    def __init__(self, stages: list[Stage], *, done: int = 0, workers: int = 1) -> None:
+    def __init__(self, stages: list[TrainBranch], *, done: int = 0, workers: int = 1) -> None:
         self.now = 0.0
         self.tracker = Tracker(lambda: self.now)
-        pace = Pace(CENSUS, RATES)
-        outlook = Outlook(len(stages) + done, stages, workers, pace, "float32")
-        self.outlook = outlook
-        self.tracker.planned(outlook)
+        pace = Pace(SIZES, SPEEDS)
+        todo = list(stages)
+        self.estimate = RunEstimate(len(todo) + done, [*todo], workers, pace, "float32")
+        self.tracker.planned(self.estimate)
+
+    def watch(self, kind: Literal["start", "progress", "done"], stage: TrainBranch,
+              done: float = 0, total: float = 1, unit: str = "") -> None:  # fmt: skip
+        self.tracker.watch(StageEvent(kind, stage, done, total, unit))
 
     def left(self) -> float:
         found = self.tracker.left()
@@ -75,11 +82,11 @@ def test_the_time_left_follows_what_stages_take() -> None:
     run = Told(stages)
     assert run.left() == pytest.approx(10 * 101)
     for stage in stages[:5]:
-        run.tracker.watch("start", stage, 0, 1, "")
+        run.watch("start", stage, 0, 1, "")
         for part in range(1, 5):
             run.now += 50.5
-            run.tracker.watch("progress", stage, 250 * part, 1000, "examples")
-        run.tracker.watch("done", stage, 1, 1, "")
+            run.watch("progress", stage, 250 * part, 1000, "examples")
+        run.watch("done", stage, 1, 1, "")
     factor = (5 * 202 + PRIOR) / (5 * 101 + PRIOR)
     assert run.left() == pytest.approx(5 * 101 * factor)
     assert run.left() == pytest.approx(5 * 202, rel=0.03)
@@ -89,18 +96,18 @@ def test_the_time_left_follows_what_stages_take() -> None:
 def test_a_slow_stage_under_way_is_seen_before_it_ends() -> None:
     slow = training("slow", 1000)
     run = Told([slow])
-    run.tracker.watch("start", slow, 0, 1, "")
+    run.watch("start", slow, 0, 1, "")
     run.now = 300.0
-    run.tracker.watch("progress", slow, 250, 1000, "examples")
+    run.watch("progress", slow, 250, 1000, "examples")
     assert run.left() == pytest.approx(900)  # not what the measured steps had said
     run.now = 1190.0
-    run.tracker.watch("progress", slow, 990, 1000, "examples")
+    run.watch("progress", slow, 990, 1000, "examples")
     assert 0 < run.left() < 15
 
 
 def test_stages_that_wait_for_one_another_are_not_done_at_once() -> None:
     one, two = training("one", 1000), training("two", 1000)
-    after = training("after", 1000, part0=one)
+    after = training("after", 1000, start=one)
     assert makespan([(one, 100.0), (two, 100.0), (after, 50.0)], {}, 2) == 150.0
     assert makespan([(one, 100.0), (two, 100.0), (after, 50.0)], {}, 1) == 250.0
     assert makespan([(after, 50.0)], {one.key: 30.0}, 2) == 80.0
@@ -108,7 +115,7 @@ def test_stages_that_wait_for_one_another_are_not_done_at_once() -> None:
 
 def test_nothing_is_said_of_the_time_left_before_anything_was_measured() -> None:
     run = Told([training("one", 1000)])
-    run.outlook.pace.rates = Rates()
+    run.estimate.pace.speeds = Speeds()
     assert run.tracker.left() is None
     assert run.tracker.head().endswith("time left not known yet")
 
@@ -119,11 +126,11 @@ def test_numbers_are_never_cut(width: int) -> None:
     stages = [training(name, 12_000), training("short", 12_000)]
     run = Told(stages, done=25, workers=2)
     for stage in stages:
-        run.tracker.watch("start", stage, 0, 1, "")
-        run.tracker.watch("progress", stage, 1000, 12_000, "examples")
+        run.watch("start", stage, 0, 1, "")
+        run.watch("progress", stage, 1000, 12_000, "examples")
     run.now = 60.0
     for stage in stages:
-        run.tracker.watch("progress", stage, 1834, 12_000, "examples")
+        run.watch("progress", stage, 1834, 12_000, "examples")
     head, *lines = run.tracker.lines(width)
     assert max(map(len, [head, *lines])) <= width
     assert re.search(r"25( of |/)27.* left$", head)
@@ -137,12 +144,12 @@ def test_a_file_gets_a_line_at_start_and_end_and_now_and_then() -> None:
     stage, out = training("one", 1000), StringIO()
     run = Told([stage], done=15)
     with StageProgress(out, every=0.01) as progress:
-        progress.planned(run.outlook)
-        progress.watch("start", stage, 0, 1, "")
-        progress.watch("progress", stage, 250, 1000, "examples")
+        progress.planned(run.estimate)
+        progress.watch(StageEvent("start", stage))
+        progress.watch(StageEvent("progress", stage, 250, 1000, "examples"))
         while "250 of 1,000 examples" not in out.getvalue():
             time.sleep(0.005)
-        progress.watch("done", stage, 1, 1, "")
+        progress.watch(StageEvent("done", stage))
     lines = out.getvalue().splitlines()
     assert lines[0] == "15 of 16 stages done already, 1 to do: 1 training on 1,000 examples"
     assert lines[1].startswith("about 1 min 41 s with 1 worker (measured here: 10 training")

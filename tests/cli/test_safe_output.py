@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ from weft.merging.comparing.comparison import contrast_checkpoints
 from weft.merging.engine.source import Memory
 from weft.recommenders.asking import Answer, Suggestion
 from weft.recommenders.chosen import Chosen
-from weft.recommenders.floors import save_popularity
-from weft.recommenders.item_counts import ItemCounts
 from weft.recommenders.matching import Match
+from weft.recommenders.saved import save_recommender
+from weft.recommenders.sequential.popularity import Popularity
 from weft.report.console import SafeConsole
-from weft.report.model import RunReport, Table, UserCase
+from weft.report.model import ReportTable, RunReport, UserCase
 from weft.report.terminal import render_terminal
-from weft.stages.stage import Stage
+from weft.stages.executor import StageEvent
+from weft.stages.stage import Stage, Workspace
 
 HOSTILE = "[bold]x[/] [link=http://a]:smile: \x1b[2J\x1b]0;own\x07\x9b2J \u202egpj\u202c|`<b>\r\x7f"
 NAME = HOSTILE.replace("/", "_")  # of a file
@@ -116,7 +117,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = pl.DataFrame({"item_id": ids, "title": titles, f"col{HOSTILE}": titles})
     domain = replace(made, name=f"shop{MARKUP}", items=Catalogue(frame))
     save_domain(domain, place / "shop")
-    save_popularity(ItemCounts.of(leave_one_out(domain).train), place / NAME)
+    floor = Popularity.of(leave_one_out(domain).train)
+    save_recommender(floor, domain.items, place / NAME)
     return place
 
 
@@ -184,7 +186,7 @@ def test_reports_in_the_terminal(title: str, row: str, user: str) -> None:
         summary=title,
         featured=row,
         domains=[],
-        tables=[Table(title=title, header=[row, user], rows=[[title, user]], about=user)],
+        tables=[ReportTable(title=title, header=[row, user], rows=[[title, user]], about=user)],
         users=[UserCase(domain=row, user=user, history=[title] * 6, target=title,
                         suggestions={row: [title, user], user: [row]})],
         notes=[title, user],
@@ -228,21 +230,25 @@ def test_tables_of_data_and_of_weights(name: str, column: str) -> None:
         printed(out.echo, inspect._described(described))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nothing(Stage):
+    def run(self, workspace: Workspace) -> None:
+        pass
+
+
 @few
 @given(label=texts)
 def test_stages_and_errors_are_one_line_each(label: str) -> None:
-    def nothing(task: Any) -> None:
-        pass
-
     with pytest.MonkeyPatch.context() as patch:
         printed = Printed(patch, terminal=False)
-        stage = Stage(nothing, {}, {}, f"train {label}")
+        stage = Nothing(label=f"train {label}")
 
         def stages() -> None:
             with StageProgress() as progress:
                 progress.tracker.total = 1
-                for event in ("start", "progress", "done"):
-                    progress.watch(event, stage, 1, 2, "examples")
+                progress.watch(StageEvent("start", stage))
+                progress.watch(StageEvent("progress", stage, 1, 2, "examples"))
+                progress.watch(StageEvent("done", stage))
 
         printed(stages)
 

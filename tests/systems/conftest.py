@@ -6,10 +6,10 @@ import pytest
 from tiny import save_encoder
 from world import recipe
 
-from weft.data.source import checked
 from weft.report.model import RunReport
-from weft.systems.recipe import Recipe
+from weft.settings import validate
 from weft.systems.runner import run
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 @pytest.fixture(scope="session")
@@ -20,5 +20,5 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
     folder = tmp_path_factory.mktemp("run")
-    report = run(checked(Recipe, recipe(backbone)), folder, workers=2)
+    report = run(validate(WeaveRecRecipe, recipe(backbone)), folder, workers=2)
     return folder, report

@@ -10,14 +10,14 @@ import pytest
 from world import recipe
 
 from weft.artifacts.atomic import read_json, write_json
-from weft.data.source import checked
 from weft.errors import WeftNotice
 from weft.report.model import RunReport
+from weft.settings import validate
 from weft.systems.plan import Plan
-from weft.systems.publishing import RECORD, is_whole, record_places
-from weft.systems.recipe import Recipe
+from weft.systems.published_files import RECORD, is_whole, record_places
 from weft.systems.runner import run
 from weft.systems.weaverec.algorithm import WeaveRec
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -69,8 +69,8 @@ def test_whatever_is_damaged_of_what_a_run_publishes_is_put_there_again(
     (folder / "recommenders" / "home" / ".weaverec.abcdefgh.part").mkdir()
     for damage in DAMAGES:
         damage(folder)
-    monkeypatch.setattr("weft.stages.processes._Pool", None)  # no stage is to be done
-    assert run(checked(Recipe, recipe(backbone)), folder, workers=1) == finished[1]
+    monkeypatch.setattr("weft.stages.executor._Schedule", None)  # no stage is to be done
+    assert run(validate(WeaveRecRecipe, recipe(backbone)), folder, workers=1) == finished[1]
     assert tree(folder) == whole and is_whole(folder)
     assert not list((folder / "recommenders").rglob("*.part"))
 
@@ -81,15 +81,15 @@ def test_a_damaged_stage_is_named_and_made_again(
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     whole = tree(folder)
-    weave = WeaveRec(Plan(checked(Recipe, recipe(backbone)), None, "cpu"), seed=3)
+    weave = WeaveRec.of(Plan(validate(WeaveRecRecipe, recipe(backbone)), None, "cpu"))
     branch = weave.target_branch("home").folder(folder)
     curve = (branch / "curve.json").read_bytes()
     (branch / "curve.json").write_text("[]")  # emptied after all that rests on it was done
-    evaluated = next((folder / "stages").glob("evaluate_recommender-*"))
+    evaluated = next((folder / "stages").glob("EvaluateWeights-*"))
     flip(evaluated / "result" / "ranks.parquet")
     (folder / "report.json").unlink()
     with pytest.warns(WeftNotice) as notices:
-        report = run(checked(Recipe, recipe(backbone)), folder, workers=1)
+        report = run(validate(WeaveRecRecipe, recipe(backbone)), folder, workers=1)
     words = [str(one.message) for one in notices if one.category is WeftNotice]
     assert report.model_copy(update={"timings": {}}) == finished[1].model_copy(
         update={"timings": {}}

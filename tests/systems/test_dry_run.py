@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from world import recipe
 
-from weft.data.source import checked
 from weft.errors import WeftError
-from weft.systems.recipe import Recipe
+from weft.settings import validate
 from weft.systems.runner import dry_run
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def test_a_text_column_that_is_not_there_is_refused(backbone: Path, tmp_path: Path) -> None:
     text = {"kind": "bi_encoder", "text": {"fields": ["colour"]}}
     with pytest.raises(WeftError, match="the catalogue has no field 'colour'"):
-        dry_run(checked(Recipe, recipe(backbone, recommender=text)), tmp_path / "run")
+        dry_run(validate(WeaveRecRecipe, recipe(backbone, recommender=text)), tmp_path / "run")
     assert not (tmp_path / "run").exists()

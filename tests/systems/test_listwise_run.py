@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from tiny_lm import save_causal
 
-from weft.data.source import checked
 from weft.errors import WeftError
-from weft.recommenders.folder import load_recommender
+from weft.recommenders.saved import load_recommender
 from weft.report.model import RunReport
-from weft.systems.recipe import Recipe
+from weft.settings import validate
 from weft.systems.runner import run
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 SAID: dict[str, Any] = {
     "recommender": {
@@ -44,7 +44,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReport, Path]:
     out = tmp_path_factory.mktemp("run") / "run"
-    report = run(checked(Recipe, SAID | {"backbone": str(backbone)}), out, workers=1, device="cpu")
+    report = run(
+        validate(WeaveRecRecipe, SAID | {"backbone": str(backbone)}), out, workers=1, device="cpu"
+    )
     return report, out
 
 
@@ -81,7 +83,7 @@ def test_the_woven_recommender_answers(done: tuple[RunReport, Path]) -> None:
 
 def test_once_more_does_nothing(done: tuple[RunReport, Path], backbone: Path) -> None:
     told: list[int] = []
-    recipe = checked(Recipe, SAID | {"backbone": str(backbone)})
+    recipe = validate(WeaveRecRecipe, SAID | {"backbone": str(backbone)})
     run(recipe, done[1], workers=1, device="cpu", planned=told.append)
     assert told == []
 
@@ -91,8 +93,8 @@ def test_another_ranker_trains_nothing_anew(done: tuple[RunReport, Path], backbo
     said["recommender"] = SAID["recommender"] | {"normalise": True}
     seen: list[str] = []
     run(
-        checked(Recipe, said), done[1], workers=1, device="cpu",
-        watch=lambda event, stage, *_: seen.append(stage.label) if event == "start" else None,
+        validate(WeaveRecRecipe, said), done[1], workers=1, device="cpu",
+        watch=lambda event: seen.append(event.stage.label) if event.kind == "start" else None,
     )  # fmt: skip
     assert seen == [] or all(not label.startswith(("train", "merge")) for label in seen)
 
@@ -113,4 +115,4 @@ def test_another_ranker_trains_nothing_anew(done: tuple[RunReport, Path], backbo
 )
 def test_what_can_not_work_is_said_at_once(change: dict[str, Any], said: str) -> None:
     with pytest.raises(WeftError, match=said):
-        checked(Recipe, SAID | change)
+        validate(WeaveRecRecipe, SAID | change)

@@ -14,22 +14,25 @@ from world import recipe, write_recipe
 import weft
 from weft.cli.main import app
 from weft.errors import WeftError
-from weft.evaluation.result import Result
 from weft.report.model import RunReport
-from weft.stages.stage import Stage, missing, reached
-from weft.systems.common_stages import CHECKPOINT, MASKED, RESULT, WEIGHTS
-from weft.systems.mergerec.algorithm import FEATURED
-from weft.systems.mergerec.recipe import MergeRecRecipe
-from weft.systems.mergerec.study import MergeRecStudy
+from weft.stages.executor import Bounds, run_stages
+from weft.stages.graph import missing, reached
+from weft.stages.processes import ProcessExecutor
+from weft.systems.mergerec.algorithm import MergeRec
+from weft.systems.mergerec.recipe import FEATURED, MergeRecRecipe
 from weft.systems.plan import Plan
 from weft.systems.registry import load_recipe
 from weft.systems.runner import run
+from weft.systems.stages.domains import PrepareDomain, TakeCatalogue
+from weft.systems.stages.learning import LearnWeights
+from weft.systems.stages.merging import MergeCheckpoints
+from weft.systems.stages.training import TrainCheckpoint
 
 WEIGHT_FILE = "model.safetensors"
 
 
 def values(backbone: Path, **changes: Any) -> dict[str, Any]:
-    said = {
+    settings = {
         "system": "mergerec",
         "precision": "float32",
         "branches": {
@@ -50,7 +53,7 @@ def values(backbone: Path, **changes: Any) -> dict[str, Any]:
         "evaluate": {"candidates": None, "full": True, "at": [1, 5, 10], "mask_history": "both"},
         "headline": ["full/recall@10", "full/ndcg@10"],
     }  # fmt: skip
-    return recipe(backbone, **(said | changes))
+    return recipe(backbone, **(settings | changes))
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +65,15 @@ def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def study(finished: Path) -> MergeRecStudy:
-    said = load_recipe(finished.parent / "tiny.yaml")
-    assert isinstance(said, MergeRecRecipe)
-    return MergeRecStudy(Plan(said, None, "cpu"), said)
+def study(finished: Path) -> MergeRec:
+    loaded = load_recipe(finished.parent / "tiny.yaml")
+    assert isinstance(loaded, MergeRecRecipe)
+    return MergeRec(Plan(loaded, None, "cpu"), loaded)
 
 
 def table(report: RunReport, title: str) -> dict[str, list[str]]:
-    found = next(one for one in report.tables if one.title == title)
-    return {row[0]: row[1:] for row in found.rows}
+    rows = next(one for one in report.tables if one.title == title).rows
+    return {row[0]: row[1:] for row in rows}
 
 
 def test_every_row_is_in_every_domain_and_over_all_of_them(finished: Path) -> None:
@@ -104,10 +107,10 @@ def test_masked_results_are_of_the_same_users_and_never_worse(finished: Path) ->
     for target in ("home", "toys", "kitchen"):
         stage = next(
             one.evaluations[0]
-            for one in study(finished).measured()
+            for one in study(finished).rows()
             if (one.target, one.row) == (target, FEATURED)
         )
-        plain, masked = (Result.load(stage.folder(finished) / name) for name in (RESULT, MASKED))
+        plain, masked = (stage.result(finished, masked=masked) for masked in (False, True))
         assert plain.frame["user_id"].equals(masked.frame["user_id"])
         assert (masked.ranks(True) <= plain.ranks(True)).all()
         assert masked.protocol.mask_history
@@ -115,14 +118,11 @@ def test_masked_results_are_of_the_same_users_and_never_worse(finished: Path) ->
 
 
 def test_the_best_uniform_merge_is_the_best_on_validation(finished: Path) -> None:
-    made = study(finished)
-    tried = {
-        one.row: json.loads((made.system.chosen(one).folder(finished) / WEIGHTS).read_text())
-        for one in made.recipe.uniform
-    }
-    for said in tried.values():
-        assert said["ndcg@10"] == max(one["ndcg@10"] for one in said["tried"])
-    best = max(tried, key=lambda row: tried[row]["ndcg@10"])
+    system = study(finished)
+    choices = {one.row: system.uniform_weight(one) for one in system.recipe.uniform}
+    for choice in choices.values():
+        assert choice.best(finished) == max(one.mean for one in choice.tried(finished))
+    best = max(choices, key=lambda row: choices[row].best(finished))
     report = RunReport.load(finished)
     assert f"The best uniform merge is {best}." in report.notes
     for domain in report.domains:
@@ -130,30 +130,33 @@ def test_the_best_uniform_merge_is_the_best_on_validation(finished: Path) -> Non
         assert by_name["best uniform merge"] == by_name[best]
 
 
-def learning(finished: Path) -> Stage:
-    made = study(finished)
-    return made.merges[FEATURED][1].parents["weights"]
+def learned_merge(finished: Path) -> MergeCheckpoints:
+    stage = study(finished).report.merges[FEATURED][1]
+    assert isinstance(stage, MergeCheckpoints)
+    return stage
+
+
+def learning(finished: Path) -> LearnWeights:
+    stage = learned_merge(finished).weights
+    assert isinstance(stage, LearnWeights)
+    return stage
 
 
 def test_weights_are_learned_with_every_interaction_deleted(finished: Path, tmp_path: Path) -> None:
     """Checkpoints and catalogues are all that the learning gets."""
     stage = learning(finished)
-    assert {parent.work.__name__ for parent in stage.parents.values()} == {
-        "train_checkpoint", "get_catalogue",
-    }  # fmt: skip
+    assert {type(parent) for parent in stage.parents.values()} == {TrainCheckpoint, TakeCatalogue}
     shutil.copytree(finished, tmp_path / "run")
     for one in reached([stage]):
-        if one.work.__name__ == "get_domain":
+        if isinstance(one, PrepareDomain):
             folder = one.folder(tmp_path / "run") / "domain"
             assert (folder / "interactions.parquet").is_file()
             shutil.rmtree(folder)
-    before = (stage.folder(tmp_path / "run") / WEIGHTS).read_bytes()
+    before = stage.record(tmp_path / "run")
     shutil.rmtree(stage.folder(tmp_path / "run"))
     assert [one.key for one in missing([stage], tmp_path / "run")] == [stage.key]
-    from weft.stages.processes import run_stages
-
-    run_stages([stage], tmp_path / "run", workers=1)
-    assert (stage.folder(tmp_path / "run") / WEIGHTS).read_bytes() == before
+    run_stages([stage], tmp_path / "run", ProcessExecutor(Bounds(1)))
+    assert stage.record(tmp_path / "run") == before
 
 
 def test_nothing_of_the_work_is_left_beside_the_stages(finished: Path) -> None:
@@ -161,19 +164,21 @@ def test_nothing_of_the_work_is_left_beside_the_stages(finished: Path) -> None:
 
 
 def test_a_catalogue_stage_holds_items_alone(finished: Path) -> None:
-    parent = learning(finished).parents["catalogue0"]
+    parent = learning(finished).catalogues[0]
     files = {path.name for path in parent.folder(finished).iterdir()}
     assert files == {"items.parquet", "stage.json"}
 
 
 def test_the_learned_recipe_replays_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
-    made = study(finished).merges[FEATURED][1].folder(finished) / CHECKPOINT
-    said = json.loads((made / "weft.json").read_text())
-    weights = json.loads((learning(finished).folder(finished) / WEIGHTS).read_text())["weights"]
-    assert [part["weight"] for part in said["merge"]["parts"]] == weights
-    outcome = CliRunner().invoke(app, ["merge", str(made / "weft.json"), "-o", str(tmp_path / "m")])
+    merged = learned_merge(finished).checkpoint(finished)
+    manifest = json.loads((merged / "weft.json").read_text())
+    weights = learning(finished).weights(finished)
+    assert [part["weight"] for part in manifest["merge"]["parts"]] == weights
+    outcome = CliRunner().invoke(
+        app, ["merge", str(merged / "weft.json"), "-o", str(tmp_path / "m")]
+    )
     assert outcome.exit_code == 0, outcome.output
-    assert (tmp_path / "m" / WEIGHT_FILE).read_bytes() == (made / WEIGHT_FILE).read_bytes()
+    assert (tmp_path / "m" / WEIGHT_FILE).read_bytes() == (merged / WEIGHT_FILE).read_bytes()
 
 
 def test_the_universal_recommender_serves_every_domain_and_an_unseen_catalogue(
@@ -186,30 +191,29 @@ def test_the_universal_recommender_serves_every_domain_and_an_unseen_catalogue(
     for folder in folders:
         recommender = weft.load_recommender(folder, precision="float32")
         history = list(recommender.catalogue.titles[:2])
-        found = recommender.recommend([history], k=3)[0]
-        assert len(found) == 3
-        assert not {one.title for one in found} & set(history)
+        suggestions = recommender.recommend([history], k=3)[0]
+        assert len(suggestions) == 3
+        assert not {one.title for one in suggestions} & set(history)
     titles = tmp_path / "titles.txt"
     titles.write_text("Red lamp\n\nBlue rug\nOak table\n", "utf-8")
     argv = ["recommend", "--model", str(folders[0]), "--items", str(titles), "-k", "5", "--json"]
     outcome = CliRunner().invoke(app, [*argv, "--history", "Red lamp"])
     assert outcome.exit_code == 0, outcome.output
-    said = json.loads(outcome.stdout)["items"]
-    assert {one["title"] for one in said} == {"Blue rug", "Oak table"}
-    assert {one["item_id"] for one in said} == {"3", "4"}
+    items = json.loads(outcome.stdout)["items"]
+    assert {one["title"] for one in items} == {"Blue rug", "Oak table"}
+    assert {one["item_id"] for one in items} == {"3", "4"}
 
 
 def test_a_finished_study_is_not_done_again_and_a_lost_stage_comes_back_equal(
     finished: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
-    made = study(finished)
-    measured = made.lines[FEATURED].stages[0]
-    for one in (learning(finished), made.merges[FEATURED][1], measured):
+    measured = study(finished).report.main[FEATURED].stages[0]
+    for one in (learning(finished), learned_merge(finished), measured):
         shutil.rmtree(one.folder(tmp_path / "run"))
     counted: list[int] = []
-    said = load_recipe(finished.parent / "tiny.yaml")
-    run(said, tmp_path / "run", workers=1, planned=lambda ahead: counted.append(len(ahead.todo)))
+    again = load_recipe(finished.parent / "tiny.yaml")
+    run(again, tmp_path / "run", workers=1, planned=lambda ahead: counted.append(len(ahead.todo)))
     assert counted == [3]
     assert (tmp_path / "run" / "report.json").read_bytes() == (
         finished / "report.json"
@@ -217,7 +221,7 @@ def test_a_finished_study_is_not_done_again_and_a_lost_stage_comes_back_equal(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "words"),
     [
         ({"branches": {"examples": 48}}, r"branches.parameters: a mergerec recipe trains all"),
         ({"uniform": []}, "uniform: at least one merge"),
@@ -231,7 +235,7 @@ def test_a_finished_study_is_not_done_again_and_a_lost_stage_comes_back_equal(
     ids=str,
 )
 def test_recipes_that_make_no_sense_are_refused(
-    backbone: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    backbone: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(WeftError, match=said):
+    with pytest.raises(WeftError, match=words):
         load_recipe(write_recipe(tmp_path / "r.yaml", values(backbone, **changes)))

@@ -11,22 +11,27 @@ from world import recipe
 
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json
-from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.methods import METHODS
 from weft.merging.weights import resolve_weights
+from weft.settings import validate
 from weft.systems.plan import Plan
-from weft.systems.recipe import Recipe
-from weft.systems.runner import measured_rows, run
+from weft.systems.registry import system_of
+from weft.systems.runner import run
+from weft.systems.stages.domains import TakeCatalogue
+from weft.systems.stages.learning import LearnWeights
+from weft.systems.stages.merging import MergeAdapters
+from weft.systems.stages.training import TrainBranch
 from weft.systems.weaverec.algorithm import WeaveRec
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 PAIR = [{"name": "home"}, {"name": "toys", "target": False}]
 
 
-def study(backbone: Path, **merge: Any) -> Recipe:
+def study(backbone: Path, **merge: Any) -> WeaveRecRecipe:
     values = recipe(backbone, domains=PAIR, merge=merge, controls=["naive"], show_users=0)
-    return checked(Recipe, values)
+    return validate(WeaveRecRecipe, values)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,8 @@ def test_every_method_is_a_row_beside_the_woven_one(
     names = {row.name for row in report.domains[0].rows}
     for method in several:
         assert {f"hybrids, {method}", f"naive, {method}"} <= names
-    trained = {path.name for path in (folder / "stages").glob("train_branch-*")}
-    assert trained == {path.name for path in (finished / "stages").glob("train_branch-*")}
+    trained = {path.name for path in (folder / "stages").glob("TrainBranch-*")}
+    assert trained == {path.name for path in (finished / "stages").glob("TrainBranch-*")}
 
 
 def test_a_row_is_the_merge_that_its_recipe_says(
@@ -60,8 +65,8 @@ def test_a_row_is_the_merge_that_its_recipe_says(
     said = study(backbone, method={"name": "ties", "density": 0.5}, weights=[0.75, 0.25], rank=2)
     run(said, folder, workers=1)
     merged = load_adapter(folder / "recommenders" / "home" / "weaverec")
-    hybrids = WeaveRec(Plan(said, None, "cpu"), said.seed).hybrids("home")
-    parts = [load_adapter(folder / "stages" / one.name / "adapter") for one in hybrids]
+    hybrids = WeaveRec.of(Plan(said, None, "cpu")).hybrids("home")
+    parts = [load_adapter(one.folder(folder) / "adapter") for one in hybrids]
     method = {"name": "ties", "density": 0.5}
     again = merge_adapters(parts, method, [0.75, 0.25], rank=2)
     assert merged.weights_hash == again.weights_hash
@@ -83,18 +88,18 @@ def test_weights_and_methods_that_cannot_be_are_refused_before_training(backbone
     with pytest.raises(WeftError, match="tise"):
         study(backbone, method="tise")
     three = recipe(backbone, merge={"method": "slerp"})
-    plan = Plan(checked(Recipe, three), None, "cpu")
+    plan = Plan(validate(WeaveRecRecipe, three), None, "cpu")
     with pytest.raises(WeftError, match="slerp"):
-        measured_rows(plan.recipe, plan)
+        system_of(plan).rows()
     short = study(backbone, weights=[1.0, 0.0, 0.0])
     with pytest.raises(WeftError, match="2 weights are needed, not 3"):
-        measured_rows(short, Plan(short, None, "cpu"))
+        system_of(Plan(short, None, "cpu")).rows()
 
 
 def test_a_plain_linear_merge_keeps_its_stage(backbone: Path) -> None:
     """Naming the default spelled out is the same study: nothing is merged or measured again."""
     one, other = (
-        WeaveRec(Plan(said, None, "cpu"), said.seed).weave("home").key
+        WeaveRec.of(Plan(said, None, "cpu")).weave("home").key
         for said in (study(backbone), study(backbone, method={"name": "linear"}))
     )
     assert one == other
@@ -110,14 +115,13 @@ def test_weights_learned_from_catalogues_are_a_row(
     how = {"steps": 8, "learning_rate": 0.02, "held_out": 8, "weights": weights}
     said = study(backbone, weights="collaborative", collaborative=how)
     run(said, folder, workers=1)
-    woven = WeaveRec(Plan(said, None, "cpu"), said.seed).weave("home")
-    learned = read_json(woven.parents["weights"].folder(folder) / "weights.json")
+    woven = WeaveRec.of(Plan(said, None, "cpu")).weave("home")
+    assert isinstance(woven, MergeAdapters) and isinstance(woven.weights, LearnWeights)
+    learned = woven.weights.record(folder)
     values = [value for row in learned["coefficients"] for value in row]
     assert all(1e-4 < abs(value - 0.5) < 0.3 for value in values)
-    kinds = {parent.work.__name__ for parent in woven.parents["weights"].parents.values()}
-    assert kinds == {"train_branch", "get_catalogue"}
-    parts = [load_adapter(one.folder(folder) / "adapter") for one in
-             (woven.parents["part0"], woven.parents["part1"])]  # fmt: skip
+    assert {type(one) for one in woven.weights.parents.values()} == {TrainBranch, TakeCatalogue}
+    parts = [one.adapter(folder) for one in woven.parts]
     found = load_adapter(folder / "recommenders" / "home" / "weaverec")
     names = list(parts[0].factors)
     resolved = resolve_weights(learned["weights"], names, ("a", "b"))
@@ -130,4 +134,4 @@ def test_collaborative_weights_need_a_bi_encoder(backbone: Path) -> None:
     values["evaluate"] = values["evaluate"] | {"full": False}
     values["headline"] = ["ndcg@1"]
     with pytest.raises(WeftError, match="collaborative needs a bi_encoder recommender"):
-        checked(Recipe, values)
+        validate(WeaveRecRecipe, values)

@@ -16,19 +16,19 @@ from typer.testing import CliRunner
 from world import do, recipe, write_recipe
 
 from weft.adapters import load_adapter
-from weft.artifacts.atomic import read_json
 from weft.cli.main import app
-from weft.data.source import checked
 from weft.errors import WeftError
 from weft.merging import merge_adapters
 from weft.merging.methods import METHODS
-from weft.stages.stage import reached
+from weft.settings import validate
+from weft.stages.graph import reached
 from weft.systems.plan import Plan, Sketch
-from weft.systems.recipe import Recipe, Study
-from weft.systems.registry import check_recipe, load_recipe, plan_stages
+from weft.systems.recipe import StudyRecipe
+from weft.systems.registry import check_recipe, load_recipe, plan_stages, system_class
+from weft.systems.stages.base import DomainSizes, Work, work_of
+from weft.systems.stages.merging import MergeCheckpoints, MergeWeightsStage
 from weft.systems.weaverec.algorithm import WeaveRec
-from weft.systems.weaverec.tables import WeaveStudy
-from weft.systems.work import Census, Work, work_of
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 PAIR = [{"name": "home"}, {"name": "toys", "target": False}]
 CROSS = {
@@ -58,11 +58,11 @@ def values(backbone: Path, **changes: Any) -> dict[str, Any]:
     return said | changes
 
 
-def read(said: dict[str, Any], tmp_path: Path) -> Study:
+def read(said: dict[str, Any], tmp_path: Path) -> StudyRecipe:
     return load_recipe(write_recipe(tmp_path / "study.yaml", said))
 
 
-def rows(study: Study, target: str = "home") -> list[str]:
+def rows(study: StudyRecipe, target: str = "home") -> list[str]:
     return [one.row for one in plan_stages(Sketch(study))[1] if one.target == target]
 
 
@@ -99,7 +99,7 @@ def test_five_weightings_of_one_method_are_five_rows(backbone: Path, tmp_path: P
 def test_a_row_is_named_by_what_tells_it_apart(
     backbone: Path, one: dict[str, Any], other: dict[str, Any], names: list[str]
 ) -> None:
-    study = checked(Recipe, values(backbone, merge={"beside": [one, other]}))
+    study = validate(WeaveRecRecipe, values(backbone, merge={"beside": [one, other]}))
     assert [name for name in rows(study) if name.startswith("hybrids")] == [
         f"hybrids, {name}" for name in names
     ]
@@ -148,6 +148,12 @@ COLLISIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (MERGEREC, {"variants": {"joint": {"steps": 3}}}, "'joint'"),
     (MERGEREC, {"variants": {"a b": {"steps": 3}, "A-b": {"steps": 4}}}, "'A-b' and 'a b'"),
     (MERGEREC, {"variants": {"..": {"steps": 3}}}, "no letter or digit"),
+    (MERGEREC, {"variants": {"a\nb": {"steps": 3}}}, "the name of a row of"),
+    (
+        {},
+        {"baselines": [{"recommender": {"kind": "popularity"}, "title": "a\nb"}]},
+        r"'a\nb' has line breaks",
+    ),
     (MERGEREC, {"variants": {"+++": {"steps": 3}}}, "no letter or digit"),
     (MERGEREC, {"variants": {"x" * 300: {"steps": 3}}}, "a name too long for a folder"),
     (MERGEREC, {"uniform": ["ties", {"method": {"name": "ties", "density": 0.3}}]}, "'ties'"),
@@ -183,10 +189,8 @@ def test_two_linear_merges_of_x_cross_are_two_rows(backbone: Path) -> None:
     assert {"merge", "merge, linear (weights 0.7 0.3)"} <= set(rows(study))
 
 
-def read_study(said: dict[str, Any]) -> Study:
-    from weft.systems.registry import RECIPES
-
-    study = checked(RECIPES[said["system"]], said)
+def read_study(said: dict[str, Any]) -> StudyRecipe:
+    study = validate(system_class(said["system"]).recipe_class, said)
     check_recipe(study)
     return study
 
@@ -194,10 +198,10 @@ def read_study(said: dict[str, Any]) -> Study:
 # --- merges
 
 
-def accepted(said: dict[str, Any]) -> Recipe | None:
+def accepted(said: dict[str, Any]) -> WeaveRecRecipe | None:
     """The recipe, or none where it is refused when it is read."""
     try:
-        study = checked(Recipe, said)
+        study = validate(WeaveRecRecipe, said)
         check_recipe(study)
     except WeftError:
         return None
@@ -233,15 +237,15 @@ def test_whatever_is_accepted_can_be_merged_and_nothing_else_is_refused(
         ran, refused = ran + (study is not None), refused + (study is None)
         if study is not None and (parameters == "all" or method not in staged):
             staged.append(method)
-            do([WeaveRec(Plan(study, None, "cpu"), study.seed).weave("home")], tmp_path)
+            do([WeaveRec.of(Plan(study, None, "cpu")).weave("home")], tmp_path)
         elif parameters == "lora":
-            folders = sorted((tmp_path / "stages").glob("train_branch-*"))
+            folders = sorted((tmp_path / "stages").glob("TrainBranch-*"))
             parts = [load_adapter(folder / "adapter") for folder in folders]
             numbers = [0.5, 0.5] if weights == "uniform" else weights
             with nullcontext() if study is not None else pytest.raises(WeftError):
                 merge_adapters(parts, method, numbers, space=space, rank=rank)
     assert ran + refused == len(METHODS_TRIED) * 9 and ran >= 20 and refused >= 9
-    assert len(list((tmp_path / "stages").glob("train_*"))) == 2
+    assert len(list((tmp_path / "stages").glob("Train*"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -276,6 +280,10 @@ def test_whatever_is_accepted_can_be_merged_and_nothing_else_is_refused(
         (
             X_CROSS | {"branches": {"parameters": "all"}},
             "X-Cross integrates adapters: say lora",
+        ),
+        (
+            MERGEREC | {"studies": {"Probes": {"real": {"sequence": True}}}},
+            "studies: Probes: real: sequence: not known",
         ),
         (MERGEREC | {"uniform": ["lego"]}, "method 'lego' is for adapters"),
         (
@@ -333,14 +341,14 @@ def test_every_stage_has_a_label_of_its_own(backbone: Path) -> None:
 def test_defaults_are_small_and_the_report_names_those_that_were_left(
     backbone: Path, tmp_path: Path
 ) -> None:
-    plain = checked(Recipe, {"domains": ["books", "films"]})
-    sizes = dict.fromkeys(("books", "films"), Census(4000, 50_000, 9000, 9000))
+    plain = validate(WeaveRecRecipe, {"domains": ["books", "films"]})
+    sizes = dict.fromkeys(("books", "films"), DomainSizes(4000, 50_000, 9000, 9000))
     whole = Work()
     for stage in reached(plan_stages(Sketch(plain))[2]):
         whole += work_of(stage, sizes)
     # Own 2 × 2,000, a hybrid of both, twice the epochs of each; 4 models of each measured.
     assert whole == Work(examples=16_000, titles=8 * 4000, users=8 * 1000, merges=2)
-    (note,) = WeaveStudy(Sketch(plain), plain).notes(tmp_path)
+    (note,) = WeaveRec.of(Sketch(plain)).notes(tmp_path)
     for words in (
         "branches.examples (2,000 of each domain)", "branches.epochs (1)",
         "recommender.history_items (5)", "recommender.history_tokens (64)",
@@ -351,8 +359,8 @@ def test_defaults_are_small_and_the_report_names_those_that_were_left(
         "domains": ["books", "films"], "branches": {"examples": 8000, "epochs": 1},
         "recommender": {"history_items": 10}, "evaluate": {"users": None}, "controls": [],
     }  # fmt: skip
-    own = checked(Recipe, said)
-    (note,) = WeaveStudy(Sketch(own), own).notes(tmp_path)
+    own = validate(WeaveRecRecipe, said)
+    (note,) = WeaveRec.of(Sketch(own)).notes(tmp_path)
     assert "recommender.history_tokens (64)" in note
     assert not any(word in note for word in ("examples", "items", "users", "controls", "epochs"))
 
@@ -375,7 +383,7 @@ def test_checkpoints_are_merged_where_all_parameters_are_trained(
     plan = Plan(study, None, "cpu")
     _, measured, stages = plan_stages(plan)
     do(stages, tmp_path)
-    of = {one.row: one.adapter for one in measured if one.adapter is not None}
+    of = {one.row: one.weights for one in measured if one.weights is not None}
 
     def weights(row: str) -> dict[str, torch.Tensor]:
         return load_file(of[row].folder(tmp_path) / "checkpoint" / "model.safetensors")
@@ -391,7 +399,8 @@ def test_checkpoints_are_merged_where_all_parameters_are_trained(
             wanted = start + (own[name] - start) + 0.5 * (hybrid[name] - start)
             torch.testing.assert_close(sum_[name], wanted, atol=1e-6, rtol=1e-5)
     woven = of["weaverec"]
-    chosen = read_json(woven.parents["weights"].folder(tmp_path) / "weights.json")
+    assert isinstance(woven, MergeCheckpoints) and isinstance(woven.weights, MergeWeightsStage)
+    chosen = woven.weights.record(tmp_path)
     assert len(chosen["tried"]) == 5
     first, second = chosen["weights"]
     for name, value in weights("weaverec").items():

@@ -13,11 +13,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 
 from worlds import domain, result
 
+from weft.adapters import LoraSettings
 from weft.artifacts.atomic import write_json
+from weft.data.splits import LeaveOneOut
 from weft.evaluation.protocol import EvaluationSettings
-from weft.stages.stage import Stage
-from weft.systems.measured import Measured
-from weft.systems.reporting import (
+from weft.recommenders.text.bi_encoder import BiEncoderSettings
+from weft.stages.records import STAGE_FILE
+from weft.systems.rows import StudyRow
+from weft.systems.stages.domains import PrepareDomain, TakeCatalogue
+from weft.systems.stages.evaluation import EvaluateRecommender, EvaluateWeights, EvaluateZeroShot
+from weft.systems.stages.scoring import ScoringSettings
+from weft.systems.stages.training import TrainBranch
+from weft.systems.study_facts import (
     DomainFacts,
     data_hashes,
     row_warnings,
@@ -25,38 +32,56 @@ from weft.systems.reporting import (
     trained_examples,
     unchanged,
 )
+from weft.training import TrainSettings
 from weft.training.batches import epoch_batches
 
+TOYS = PrepareDomain(name="toys")
+SCORING = ScoringSettings(
+    backbone="tiny", files="", recommender=BiEncoderSettings(), precision="float32", device="cpu"
+)
 
-def work(task: Any) -> None:
-    """A stage's function that nobody calls."""
 
-
-def branch(run: Path, steps: int, loss: float, **settings: Any) -> Stage:
-    """A finished branch on toys with a learning curve."""
-    parent = Stage(work, {"name": "toys"}, {}, "domain toys")
-    said: dict[str, Any] = {"recommender": {"kind": "bi_encoder"}, "steps": steps}
-    said |= {"examples": 40, "train": {"batch": 16}, **settings}
-    stage = Stage(work, said, {"domain0": parent}, f"train toys {steps}")
-    curve = [[step, loss, None] for step in range(1, steps + 1)]
+def branch(run: Path, steps: int, loss: float, examples: int = 40, batch: int = 16) -> TrainBranch:
+    """A finished branch on toys that ended so."""
+    stage = TrainBranch(
+        label=f"train toys {steps}",
+        domains=(TOYS,),
+        scoring=SCORING,
+        split=LeaveOneOut(),
+        examples=examples,
+        train=TrainSettings(batch=batch),
+        validation=None,
+        data_seed=0,
+        seed=steps,
+        lora=LoraSettings(),
+        init_seed=0,
+    )
     stage.folder(run).mkdir(parents=True)
-    write_json(stage.folder(run) / "curve.json", curve)
+    ending = [[loss, float(np.log(batch))]] * min(steps, 6)
+    write_json(stage.folder(run) / "ending.json", ending)
     return stage
 
 
-def row(name: str, adapter: Stage | None) -> Measured:
-    parents = {} if adapter is None else {"adapter": adapter}
-    return Measured("toys", name, "", adapter, [Stage(work, {"row": name}, parents, name)])
+def row(name: str, weights: TrainBranch | None) -> StudyRow:
+    settings: dict[str, Any] = {
+        "label": name,
+        "domain": TOYS,
+        "evaluate": EvaluationSettings(),
+        "scoring": SCORING,
+    }
+    evaluation: EvaluateRecommender = EvaluateZeroShot(**settings)
+    if weights is not None:
+        evaluation = EvaluateWeights(**settings, weights=weights)
+    return StudyRow("toys", name, "", weights, [evaluation])
 
 
 def test_a_collapsed_branch_spoils_the_rows_it_is_part_of_and_a_short_one_is_said(
     tmp_path: Path,
 ) -> None:
     dead, short = branch(tmp_path, 60, float(np.log(16))), branch(tmp_path, 2, 2.7)
-    trained = {stage.label: stage for stage in (dead, short)}
     found = {
-        name: row_warnings(row(name, adapter), "weaverec", trained, tmp_path)
-        for name, adapter in (("dead", dead), ("short", short), ("zero-shot", None))
+        name: row_warnings(row(name, weights), "weaverec", (dead, short), tmp_path)
+        for name, weights in (("dead", dead), ("short", short), ("zero-shot", None))
     }
     (collapsed,) = found["dead"]
     assert collapsed.spoils
@@ -87,14 +112,14 @@ def test_as_many_examples_are_said_as_an_epoch_trains_on(count: int, batch: int)
 
 
 def test_fewer_examples_than_asked_are_said_with_the_reason(tmp_path: Path) -> None:
-    facts = DomainFacts({"toys": domain()}, EvaluationSettings())
+    facts = DomainFacts({"toys": domain()}, {"toys": TOYS}, EvaluationSettings())
     there = len(facts.splits["toys"].train)
     stages = [
         branch(tmp_path, 1, 0.5, examples=40),
-        branch(tmp_path, 2, 0.5, examples=there + 100, train={"batch": 1}),
+        branch(tmp_path, 2, 0.5, examples=there + 100, batch=1),
         branch(tmp_path, 3, 0.5, examples=32),
     ]
-    first, second = facts.shortfalls([*stages, stages[0]])["toys"]
+    first, second = facts.shortfalls([*stages, stages[0]], tmp_path)["toys"]
     assert first == (
         "toys: 40 training examples asked, 32 trained in an epoch: 8 are left over from batches of "
         "16."
@@ -106,17 +131,16 @@ def test_fewer_examples_than_asked_are_said_with_the_reason(tmp_path: Path) -> N
 
 
 def test_versions_of_a_run_that_went_on_under_others_are_all_said(tmp_path: Path) -> None:
-    first = Stage(work, {"n": 1}, {}, "first")
-    second = Stage(work, {"n": 2}, {"parent": first}, "second")
+    first, second = TOYS, TakeCatalogue(domain=TOYS)
     for stage, torch in ((first, "2.12"), (second, "2.13")):
         stage.folder(tmp_path).mkdir(parents=True)
         record = {"versions": {"torch": torch, "weft": "1.0"}}
-        write_json(stage.folder(tmp_path) / "stage.json", record)
+        write_json(stage.folder(tmp_path) / STAGE_FILE, record)
     assert stage_versions([second], tmp_path) == {"weft": "1.0", "torch": "2.12 and 2.13"}
 
 
 def test_a_domain_that_an_older_weft_prepared_has_no_hash_to_say(tmp_path: Path) -> None:
-    stages = {name: Stage(work, {"name": name}, {}, name) for name in ("new", "old")}
+    stages = {name: PrepareDomain(name=name) for name in ("new", "old")}
     for name, stage in stages.items():
         (stage.folder(tmp_path) / "domain").mkdir(parents=True)
         source = {"hash": "d" * 32} if name == "new" else {}

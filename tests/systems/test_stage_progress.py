@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from world import do, recipe
 
-from weft.data.source import checked
-from weft.stages.stage import execute, prepare
-from weft.systems.common_stages import domain_in
+from weft.settings import validate
+from weft.stages.executor import execute
 from weft.systems.plan import Plan
-from weft.systems.recipe import Recipe
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 CROSS = {
     "recommender": {
@@ -37,13 +36,15 @@ def test_reading_is_told_from_the_first_batch_on(
     unit: str,
 ) -> None:
     for module in ("bi_encoder", "cross_encoder"):
-        monkeypatch.setattr(f"weft.recommenders.{module}.TOKENS_AT_ONCE", 256)
-    plan = Plan(checked(Recipe, recipe(backbone, precision="float32", **changes)), None, "cpu")
+        monkeypatch.setattr(f"weft.recommenders.text.{module}.TOKENS_AT_ONCE", 256)
+    plan = Plan(
+        validate(WeaveRecRecipe, recipe(backbone, precision="float32", **changes)), None, "cpu"
+    )
     do([plan.domains["home"]], tmp_path)
     told: list[tuple[float, float, str]] = []
     stage = plan.evaluation("home", "zero-shot", None)
-    execute(*prepare(stage, tmp_path), lambda *words: told.append(words))
-    items = domain_in(plan.domains["home"].folder(tmp_path)).items
+    execute(stage, tmp_path, lambda *words: told.append(words))
+    items = plan.domains["home"].domain(tmp_path).items
     done = [words[0] for words in told]
     ((total, said),) = {words[1:] for words in told}
     # Titles of the same first tokens are one text, read once.

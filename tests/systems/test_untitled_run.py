@@ -11,10 +11,11 @@ from weft.data.filters import Filters, apply_filters
 from weft.data.folder import save_domain
 from weft.data.ingest import ingest
 from weft.data.mall import mall
-from weft.data.source import Source, checked
+from weft.data.source import Source
 from weft.errors import WeftError
-from weft.systems.recipe import Recipe
+from weft.settings import validate
 from weft.systems.runner import run
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def test_an_untitled_domain_is_named(backbone: Path, tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_an_untitled_domain_is_named(backbone: Path, tmp_path: Path) -> None:
     save_domain(toys, tmp_path / "data" / "toys")
     values = recipe(backbone, domains=["toys", "bare"], mall=None)
     with pytest.raises(WeftError) as caught:
-        run(checked(Recipe, values), tmp_path / "run", data=tmp_path / "data", workers=1)
+        run(validate(WeaveRecRecipe, values), tmp_path / "run", data=tmp_path / "data", workers=1)
     assert "domain 'bare': none of its 30 items has a title" in str(caught.value)
     assert "candidates.drawn" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -16,52 +16,41 @@ import weft
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json
 from weft.cli.main import app
-from weft.data.source import checked
 from weft.errors import WeftError
 from weft.evaluation.result import Result
 from weft.report.model import RunReport
-from weft.stages.stage import Stage, missing
+from weft.settings import validate
+from weft.stages.graph import missing, reached
 from weft.systems.plan import Plan
-from weft.systems.recipe import Recipe
-from weft.systems.runner import measured_rows, run
+from weft.systems.registry import plan_stages
+from weft.systems.runner import run
+from weft.systems.stages.training import TrainBranch, TrainingStage
 from weft.systems.weaverec.algorithm import WeaveRec
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def plan_of(backbone: Path, **changes: Any) -> Plan:
-    return Plan(checked(Recipe, recipe(backbone, **changes)), None, "cpu")
+    return Plan(validate(WeaveRecRecipe, recipe(backbone, **changes)), None, "cpu")
 
 
-def all_stages(plan: Plan) -> dict[str, Stage]:
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        found[stage.key] = stage
-        for parent in stage.parents.values():
-            visit(parent)
-
-    for one in measured_rows(plan.recipe, plan):
-        for stage in one.evaluations:
-            visit(stage)
-    return found
-
-
-def training(plan: Plan) -> dict[str, Stage]:
-    return {k: s for k, s in all_stages(plan).items() if s.work.__name__ == "train_branch"}
+def training(plan: Plan) -> dict[str, TrainBranch]:
+    stages = reached(plan_stages(plan)[2])
+    return {stage.key: stage for stage in stages if isinstance(stage, TrainBranch)}
 
 
 def test_a_hybrid_is_trained_once_for_both_directions(backbone: Path) -> None:
-    weave = WeaveRec(plan_of(backbone), seed=3)
+    weave = WeaveRec.of(plan_of(backbone))
     assert weave.hybrid_branch("home", "toys").key == weave.hybrid_branch("toys", "home").key
 
 
 def test_all_branches_start_from_the_same_lora_and_examples(backbone: Path) -> None:
     branches = training(plan_of(backbone)).values()
-    assert len({(s.settings["init_seed"], s.settings["data_seed"]) for s in branches}) == 1
-    assert len({s.settings["seed"] for s in branches if "×" not in s.label}) > 3
+    assert len({(s.init_seed, s.data_seed) for s in branches}) == 1
+    assert len({s.seed for s in branches if "×" not in s.label}) > 3
 
 
 def test_the_branches_are_those_of_the_paper_and_its_controls(backbone: Path) -> None:
-    kinds = [stage.settings["branch"] for stage in training(plan_of(backbone)).values()]
+    kinds = ["+".join(stage.domain_names) for stage in training(plan_of(backbone)).values()]
     # Each target: itself, two twins for the soup, one with a hybrid's steps.
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "home": 4,
@@ -81,7 +70,7 @@ def test_adding_a_source_trains_its_hybrid_and_removing_one_trains_nothing(backb
     before = training(plan_of(backbone, domains=one_target, **few))
     after = training(plan_of(backbone, domains=[*one_target, third], **few))
     assert set(before) < set(after)
-    assert [after[key].settings["branch"] for key in set(after) - set(before)] == ["home+kitchen"]
+    assert [after[key].domain_names for key in set(after) - set(before)] == [["home", "kitchen"]]
     smaller = training(plan_of(backbone, domains=[one_target[0], third], **few))
     assert set(smaller) < set(after)
 
@@ -115,7 +104,7 @@ def test_the_woven_adapter_is_the_mean_of_its_parents_deltas(
     finished: tuple[Path, RunReport], backbone: Path
 ) -> None:
     folder, _ = finished
-    weave = WeaveRec(plan_of(backbone), seed=3)
+    weave = WeaveRec.of(plan_of(backbone))
     parts = [
         weave.target_branch("toys"),
         weave.hybrid_branch("toys", "home"),
@@ -133,7 +122,7 @@ def test_longer_training_takes_as_many_steps_as_a_hybrid(
     finished: tuple[Path, RunReport], backbone: Path
 ) -> None:
     folder, _ = finished
-    weave = WeaveRec(plan_of(backbone), seed=3)
+    weave = WeaveRec.of(plan_of(backbone))
     hybrid = weave.hybrid_branch("home", "toys").folder(folder)
     longer = weave.target_branch("home", longer=2).folder(folder)
     steps = [read_json(one / "adapter" / "weft.json")["steps"] for one in (hybrid, longer)]
@@ -150,7 +139,7 @@ def test_the_same_run_again_does_nothing(
         raise AssertionError("a finished run must not start workers")
 
     monkeypatch.setattr("weft.systems.runner.run_stages", refuse)
-    again = run(checked(Recipe, recipe(backbone)), folder, workers=2)
+    again = run(validate(WeaveRecRecipe, recipe(backbone)), folder, workers=2)
     assert again == report
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
@@ -160,9 +149,8 @@ def test_a_new_domain_costs_only_its_own_branches(
 ) -> None:
     folder, _ = finished
     plan = plan_of(backbone, domains=["home", "toys", "kitchen", "outdoor"], controls=["sources"])
-    stages = [s for one in measured_rows(plan.recipe, plan) for s in one.evaluations]
-    todo = [s.settings["branch"] for s in missing(stages, folder) if "branch" in s.settings]
-    assert all("outdoor" in branch for branch in todo) and len(todo) == 4
+    todo = [s for s in missing(plan_stages(plan)[2], folder) if isinstance(s, TrainingStage)]
+    assert all("outdoor" in stage.domain_names for stage in todo) and len(todo) == 4
 
 
 def test_results_are_per_user_ranks_with_their_protocol(
@@ -201,7 +189,7 @@ def test_a_published_row_is_what_was_measured(
             str(tmp_path / "again"), "--drawn", "9", "--no-full"]  # fmt: skip
     (domain,) = (
         path.parent
-        for path in folder.glob("stages/get_domain-*/domain/domain.json")
+        for path in folder.glob("stages/PrepareDomain-*/domain/domain.json")
         if read_json(path)["name"] == "toys"
     )
     done = CliRunner().invoke(app, [*argv, "--domain", str(domain)])
@@ -237,9 +225,9 @@ def test_lambda_can_be_chosen_on_validation_users(backbone: Path, tmp_path: Path
         merge={"weights": "validation", "validation_users": 20},
         controls=[],
     )
-    run(checked(Recipe, values), tmp_path, workers=1)
+    run(validate(WeaveRecRecipe, values), tmp_path, workers=1)
     manifest = read_json(tmp_path / "recommenders" / "home" / "weaverec" / "weft.json")
-    (chosen,) = (tmp_path / "stages").glob("tune_weights-*/weights.json")
+    (chosen,) = (tmp_path / "stages").glob("TuneAdapters-*/weights.json")
     tried = read_json(chosen)
     assert manifest["merge"]["weights"] == tried["weights"]
     best = max(one["ndcg@5"] for one in tried["tried"])
@@ -252,20 +240,20 @@ def test_more_seeds_give_a_spread(backbone: Path, tmp_path: Path) -> None:
         domains=[{"name": "home", "seeds": [4, 5]}, {"name": "toys", "target": False}],
         controls=["soup"],
     )
-    report = run(checked(Recipe, values), tmp_path, workers=2)
+    report = run(validate(WeaveRecRecipe, values), tmp_path, workers=2)
     row = report.domains[0].row("weaverec")
     assert row is not None and row.seeds["ndcg@5"].seeds == 3
 
 
 def test_a_changed_tokenizer_is_another_backbone(backbone: Path, tmp_path: Path) -> None:
-    before = WeaveRec(plan_of(backbone), seed=3).target_branch("home").key
+    before = WeaveRec.of(plan_of(backbone)).target_branch("home").key
     other = tmp_path / "other"
     shutil.copytree(backbone, other)
-    assert WeaveRec(plan_of(backbone), seed=3).target_branch("home").key == before
+    assert WeaveRec.of(plan_of(backbone)).target_branch("home").key == before
     file = other / "tokenizer.json"
     file.write_text(file.read_text().replace('"lowercase"', '"lowercase" '))
-    changed = Plan(checked(Recipe, recipe(other)), None, "cpu").scoring["backbone"]["files"]
-    assert changed != plan_of(backbone).scoring["backbone"]["files"]
+    changed = Plan(validate(WeaveRecRecipe, recipe(other)), None, "cpu").scoring.files
+    assert changed != plan_of(backbone).scoring.files
 
 
 def test_other_peoples_files_are_left_alone(
@@ -273,18 +261,18 @@ def test_other_peoples_files_are_left_alone(
 ) -> None:
     (tmp_path / "results" / "2024").mkdir(parents=True)
     with pytest.raises(WeftError, match="holds other files and no run"):
-        run(checked(Recipe, recipe(backbone)), tmp_path)
+        run(validate(WeaveRecRecipe, recipe(backbone)), tmp_path)
     folder, _ = finished
     mine = folder / "results" / "home" / "mine"
     mine.mkdir()
     (folder / "run.json").unlink()
-    run(checked(Recipe, recipe(backbone)), folder, workers=1)
+    run(validate(WeaveRecRecipe, recipe(backbone)), folder, workers=1)
     assert mine.is_dir()
 
 
 def test_a_soup_of_longer_twins_shares_the_longer_branch(backbone: Path) -> None:
     plan = plan_of(backbone, controls=["matched", "soup_longer"])
-    kinds = [(s.settings["branch"], s.settings["train"]["epochs"]) for s in training(plan).values()]
+    kinds = [("+".join(s.domain_names), s.train.epochs) for s in training(plan).values()]
     assert kinds.count(("home", 4)) == 2 and kinds.count(("home", 2)) == 1
 
 
@@ -304,4 +292,4 @@ def test_what_cannot_end_well_is_refused_before_it_starts(
     backbone: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(WeftError, match=words):
-        checked(Recipe, recipe(backbone, **changes))
+        validate(WeaveRecRecipe, recipe(backbone, **changes))

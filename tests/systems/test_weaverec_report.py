@@ -13,21 +13,24 @@ from world import recipe
 import weft
 from weft.adapters import load_adapter
 from weft.artifacts.atomic import read_json, write_json
-from weft.data.source import checked
+from weft.data.domain import Domain
+from weft.data.folder import load_domain
 from weft.data.splits import make_split
 from weft.evaluation.result import Result
 from weft.report.markdown import render_markdown
 from weft.report.model import RunReport
-from weft.systems.common_stages import domain_in
-from weft.systems.measured import publish
+from weft.settings import validate
 from weft.systems.plan import Plan
-from weft.systems.recipe import Recipe
-from weft.systems.runner import build_report, measured_rows, run
+from weft.systems.publishing import publish
+from weft.systems.registry import system_of
+from weft.systems.runner import run
+from weft.systems.study_report import StudyReport
 from weft.systems.weaverec.algorithm import WeaveRec
+from weft.systems.weaverec.recipe import WeaveRecRecipe
 
 
 def plan_of(backbone: Path, **changes: Any) -> Plan:
-    return Plan(checked(Recipe, recipe(backbone, **changes)), None, "cpu")
+    return Plan(validate(WeaveRecRecipe, recipe(backbone, **changes)), None, "cpu")
 
 
 def test_a_collapsed_branch_is_said_with_the_rows_it_spoils(
@@ -36,11 +39,11 @@ def test_a_collapsed_branch_is_said_with_the_rows_it_spoils(
     folder, _ = finished
     shutil.copytree(folder, tmp_path / "run")
     plan = plan_of(backbone)
-    branch = WeaveRec(plan, plan.recipe.seed).target_branch("kitchen")
+    branch = WeaveRec.of(plan).target_branch("kitchen")
     guessing = [[float(np.log(16)), float(np.log(16))] for _ in range(5)]
     write_json(branch.folder(tmp_path / "run") / "ending.json", guessing)
-    measured = measured_rows(plan.recipe, plan)
-    report = build_report(plan.recipe, measured, plan, tmp_path / "run", {})
+    system = system_of(plan)
+    report = StudyReport(system, system.rows(), tmp_path / "run").build({})
     sentence = (
         "The branch 'kitchen, seed 3' collapsed: its loss ended at 2.77 (mean of the last 5 steps, "
         "standard error 0.00), that of guessing among a batch of 16 (2.77)."
@@ -81,8 +84,7 @@ def test_a_row_that_is_chosen_is_published(
     folder, _ = finished
     shutil.copytree(folder, tmp_path / "run")
     plan = plan_of(backbone)
-    measured = measured_rows(plan.recipe, plan)
-    publish(measured, plan, tmp_path / "run", {"home": "soup", "toys": "popularity"})
+    publish(system_of(plan).rows(), plan, tmp_path / "run", {"home": "soup", "toys": "popularity"})
     assert load_adapter(tmp_path / "run" / "recommenders" / "home" / "soup")
     assert not (tmp_path / "run" / "recommenders" / "toys" / "soup").exists()
 
@@ -92,7 +94,7 @@ def test_what_was_trained_and_tested_on_is_said(finished: tuple[Path, RunReport]
     for domain in report.domains:
         facts = domain.facts
         assert facts is not None and facts.targets == domain.protocol.targets
-        split = make_split(domain_in(plan_of_folder(folder, domain.domain)), "leave_one_out")
+        split = make_split(finished_domain(folder, domain.domain), "leave_one_out")
         sequences = split.train.domain.sequences
         times = sequences.time[sequences.offsets[split.test.user] + split.test.end]
         early = 0
@@ -116,7 +118,7 @@ def test_one_cut_in_time_for_everybody(backbone: Path, tmp_path: Path) -> None:
         },
         "branches": {"examples": 16, "batch": 16, "lora": {"rank": 2}},
     }
-    report = run(checked(Recipe, recipe(backbone, **changes)), tmp_path / "run", workers=1)
+    report = run(validate(WeaveRecRecipe, recipe(backbone, **changes)), tmp_path / "run", workers=1)
     (domain,) = report.domains
     assert domain.protocol.split.startswith("global_time: validation from 0.7")
     assert domain.protocol.targets > domain.protocol.users > 0
@@ -126,14 +128,14 @@ def test_one_cut_in_time_for_everybody(backbone: Path, tmp_path: Path) -> None:
     assert len(result.values("ndcg@5")) == domain.protocol.users
     assert len(report.users) == 2 and all(case.suggestions for case in report.users)
     found = weft.load_recommender(tmp_path / "run" / "recommenders" / "home" / "weaverec")
-    home = domain_in(plan_of_folder(tmp_path / "run", "home"))
+    home = finished_domain(tmp_path / "run", "home")
     assert make_split(home, found.split).kind == "global_time"
 
 
-def plan_of_folder(run_folder: Path, name: str) -> Path:
-    """The finished stage of a domain."""
+def finished_domain(run_folder: Path, name: str) -> Domain:
+    """What the finished stage of a domain left."""
     return next(
-        path
-        for path in (run_folder / "stages").glob("get_domain-*")
+        load_domain(path / "domain")
+        for path in (run_folder / "stages").glob("PrepareDomain-*")
         if read_json(path / "domain" / "domain.json")["name"] == name
     )

@@ -14,14 +14,14 @@ import weft
 from weft.errors import WeftError
 from weft.report.model import RunReport
 from weft.systems.plan import Plan
-from weft.systems.registry import load_recipe
-from weft.systems.runner import measured_rows, run
+from weft.systems.registry import load_recipe, system_of
+from weft.systems.runner import run
 from weft.systems.x_cross.little_data import least_squares
 from weft.systems.x_cross.recipe import XCrossRecipe
 
 
 def values(backbone: Path, **changes: Any) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    recipe: dict[str, Any] = {
         "system": "x_cross",
         "name": "tiny",
         "backbone": str(backbone),
@@ -55,7 +55,7 @@ def values(backbone: Path, **changes: Any) -> dict[str, Any]:
         "headline": ["hit@1", "mrr@10"],
         "seed": 3,
     }
-    return said | changes
+    return recipe | changes
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def table(report: RunReport, title: str) -> dict[str, list[str]]:
-    found = next(one for one in report.tables if one.title.startswith(title))
-    return {row[0]: row[1:] for row in found.rows}
+def lines_of(report: RunReport, title: str) -> dict[str, list[str]]:
+    table = next(one for one in report.tables if one.title.startswith(title))
+    return {row[0]: row[1:] for row in table.rows}
 
 
 def test_every_rival_has_a_row_beside_what_it_cost(finished: Path) -> None:
@@ -80,7 +80,7 @@ def test_every_rival_has_a_row_beside_what_it_cost(finished: Path) -> None:
     ]  # fmt: skip
     assert rows["home"] == [*shared, "x-cross, -layers", "x-cross, top 1"]
     assert rows["toys"] == [name.replace("toys", "home") for name in shared]
-    costs = table(report, "What each row costs on home")
+    costs = lines_of(report, "What each row costs on home")
     # 2 blocks of W_cat [4, 64] and w [2]; query and value of 2 blocks, rank 2; a gate of 32 x 2 + 2
     assert costs["x-cross"][0] == "514" and costs["lora"][0] == f"{2 * 2 * 2 * 64:,}"
     assert costs["x-cross"][1] == "100.4%"
@@ -92,7 +92,7 @@ def test_every_rival_has_a_row_beside_what_it_cost(finished: Path) -> None:
 
 def test_sources_are_chosen_on_the_holdout_and_the_matrix_is_printed(finished: Path) -> None:
     report = RunReport.load(finished)
-    matrix = table(report, "Sources on the targets")
+    matrix = lines_of(report, "Sources on the targets")
     assert set(matrix) == {"toys", "kitchen", "home"}
     assert "✓" not in matrix["home"][0] and "✓" in matrix["kitchen"][0]
     for place, _ in enumerate(("home", "toys")):
@@ -108,7 +108,7 @@ def test_sources_are_chosen_on_the_holdout_and_the_matrix_is_printed(finished: P
 def test_little_data_is_a_table(finished: Path) -> None:
     report = RunReport.load(finished)
     for target in ("home", "toys"):
-        assert list(table(report, f"Little data: {target}")) == ["4", "8"]
+        assert list(lines_of(report, f"Little data: {target}")) == ["4", "8"]
     assert not any(one.title.startswith("Prompt length") for one in report.tables)  # two domains
     text = (finished / "report.md").read_text("utf-8")
     assert "## Little data: home" in text and "What each row costs on toys" in text
@@ -138,17 +138,17 @@ def test_a_published_integrator_recommends_and_the_run_leaves_no_activations(
 ) -> None:
     assert not (finished / "scratch" / "activations").exists()
     folder = finished / "recommenders" / "home" / "x-cross"
-    said = json.loads((folder / "integrator.json").read_text("utf-8"))
-    assert [one["hash"] for one in said["adapters"]] == sorted(
+    manifest = json.loads((folder / "integrator.json").read_text("utf-8"))
+    assert [one["hash"] for one in manifest["adapters"]] == sorted(
         [path.name for path in (folder / "adapters").iterdir()],
-        key=[one["hash"] for one in said["adapters"]].index,
+        key=[one["hash"] for one in manifest["adapters"]].index,
     )
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     try:
         recommender = weft.load_recommender(moved, precision="float32")
-        made = recommender.recommend([["blue mug"], ["red table", "green chair"]], k=3)
-        assert [len(one) for one in made] == [3, 3]
+        suggested = recommender.recommend([["blue mug"], ["red table", "green chair"]], k=3)
+        assert [len(one) for one in suggested] == [3, 3]
     finally:
         moved.rename(folder)
 
@@ -156,7 +156,7 @@ def test_a_published_integrator_recommends_and_the_run_leaves_no_activations(
 def test_the_same_recipe_again_does_nothing(backbone: Path, finished: Path) -> None:
     recipe = load_recipe(write_recipe(finished.parent / "tiny.yaml", values(backbone)))
     before = (finished / "report.json").read_bytes()
-    planned: list[int] = []
+    planned: list[object] = []
     run(recipe, finished, workers=1, planned=planned.append)
     assert not planned and (finished / "report.json").read_bytes() == before
 
@@ -210,8 +210,8 @@ def test_what_cannot_end_well_is_refused_before_it_starts(
 def test_more_integrated_blocks_than_there_are_is_one_sentence(
     backbone: Path, tmp_path: Path
 ) -> None:
-    said = values(backbone, x_cross={"layers": 3}, limited=None, rivals=[], variants={})
-    recipe = load_recipe(write_recipe(tmp_path / "deep.yaml", said))
+    changed = values(backbone, x_cross={"layers": 3}, limited=None, rivals=[], variants={})
+    recipe = load_recipe(write_recipe(tmp_path / "deep.yaml", changed))
     with pytest.raises(WeftError, match="x_cross: layers is 3, and the backbone has 2 blocks"):
         run(recipe, tmp_path / "run", workers=1)
     assert not (tmp_path / "run" / "stages").exists()  # before anything was trained
@@ -220,21 +220,22 @@ def test_more_integrated_blocks_than_there_are_is_one_sentence(
 def test_two_rows_of_one_name_are_an_error(backbone: Path, tmp_path: Path) -> None:
     rivals = [{"kind": "meteora", "top_k": 1}, "meteora"]
     file = write_recipe(tmp_path / "twice.yaml", values(backbone, rivals=rivals))
-    with pytest.raises(WeftError, match="two rows would be called 'meteora'"):
+    with pytest.raises(WeftError, match="two rows of 'home' would be called 'meteora'"):
         load_recipe(file)
 
 
 def test_a_source_that_learned_nothing_is_said(backbone: Path, tmp_path: Path) -> None:
-    said = values(backbone, limited=None, rivals=[], merges=[], variants={}, variants_on=None)
-    said["branches"] = said["branches"] | {"learning_rate": 1e-9, "batch": 1, "epochs": 12}
-    recipe = load_recipe(write_recipe(tmp_path / "dead.yaml", said))
+    changed = values(backbone, limited=None, rivals=[], merges=[], variants={}, variants_on=None)
+    changed["branches"] = changed["branches"] | {"learning_rate": 1e-9, "batch": 1, "epochs": 12}
+    recipe = load_recipe(write_recipe(tmp_path / "dead.yaml", changed))
     report = run(recipe, tmp_path / "run", workers=1)
     rows = {row.name: row.warnings for row in report.domains[0].rows}
-    dead = {name for name, found in rows.items() if any("collapsed" in w.text for w in found)}
+    dead = {name for name, warnings in rows.items() if any("collapsed" in w.text for w in warnings)}
     assert {"x-cross", "best source"} < dead and "popularity" not in dead
     assert any("that of guessing among 4 candidates" in w.text for w in rows["x-cross"])
-    assert report.domains[0].serving.row == "popularity"
-    assert set(report.domains[0].serving.left_out) < dead
+    serving = report.domains[0].serving
+    assert serving is not None and serving.row == "popularity"
+    assert set(serving.left_out) < dead
 
 
 def test_evaluate_splits_as_the_training_did(finished: Path, tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_evaluate_splits_as_the_training_did(finished: Path, tmp_path: Path) -> 
 def test_rows_share_what_they_rest_on(backbone: Path, tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", values(backbone)))
     assert isinstance(recipe, XCrossRecipe)
-    rows = measured_rows(recipe, Plan(recipe, None, "cpu"))
+    rows = system_of(Plan(recipe, None, "cpu")).rows()
     trained = {
         stage.key: stage.label
         for one in rows

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from weft.stages.stage import Stage, execute, missing, prepare
+from weft.stages.executor import execute
+from weft.stages.graph import missing
+from weft.stages.stage import Stage
 
 
 def recipe(backbone: Path, **changes: Any) -> dict[str, Any]:
@@ -44,4 +46,4 @@ def write_recipe(path: Path, values: dict[str, Any]) -> Path:
 def do(stages: Iterable[Stage], run: Path) -> None:
     """Do what is missing of some stages in this process."""
     for stage in missing(stages, run):
-        execute(*prepare(stage, run), lambda *_: None)
+        execute(stage, run, lambda *_: None)

@@ -10,20 +10,20 @@ import typer
 from weft.cli.out import echo, say
 
 if TYPE_CHECKING:
-    from weft.systems.recipe import Study
+    from weft.systems.recipe import StudyRecipe
 
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Worker processes; unless given, all cores, and one on a GPU."),
+    typer.Option(min=1, help="Worker processes. Default: one for each core; one on a GPU."),
 ]
 
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what there is to do and how long it takes, and stop."),
+    typer.Option("--dry-run", help="Print what there is to do and how long it takes, then stop."),
 ]
 
 
-def demo(
+def demo_command(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     workers: Workers = None,
     dry_run: DryRun = False,
@@ -44,17 +44,19 @@ def demo(
     )
 
 
-def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, e.g. recipes/weaverec-amazon.yaml.")],
+def run_command(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe: a file, or a name that `weft recipes` lists.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Folder that holds the domains' folders.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<recipe's file name> unless given.")
+        Path | None, typer.Option(help="Folder of the run. Default: runs/<recipe's file name>.")
     ] = None,
     workers: Workers = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; cuda where there is one.")
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -65,7 +67,7 @@ def run(
 
 
 def _run(
-    recipe: Study,
+    recipe: StudyRecipe,
     out: Path,
     data: Path | None,
     workers: int | None,
@@ -77,21 +79,20 @@ def _run(
     from weft.cli.stage_progress import StageProgress
     from weft.cli.stopping import Stopped, stopping_signals
     from weft.report.terminal import render_terminal
-    from weft.systems.runner import dry_run
-    from weft.systems.runner import run as run_recipe
+    from weft.systems.runner import dry_run, run
 
     check_folder(out)
     if device is not None:
         check_device(device)
     if dry:
-        outlook = dry_run(recipe, out, data=data, workers=workers, device=device)
-        echo("\n".join(outlook.lines()))
+        estimate = dry_run(recipe, out, data=data, workers=workers, device=device)
+        echo("\n".join(estimate.lines()))
         return
     progress = StageProgress()
     with stopping_signals():
         try:
             with progress:
-                report = run_recipe(
+                report = run(
                     recipe, out, data=data, workers=workers, device=device,
                     watch=progress.watch, planned=progress.planned,
                 )  # fmt: skip

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from weft.report.console import SafeConsole
 from weft.safe_text import line as one_line
+from weft.stages.executor import StageEvent
 from weft.stages.stage import Stage
-from weft.systems.estimate import Outlook
-from weft.systems.pace import makespan
+from weft.systems.estimate import RunEstimate
+from weft.systems.timing import makespan
 
 PER_SECOND = 2  # how often a terminal is written
 EVERY = 30.0  # seconds between two lines in a file
@@ -33,7 +34,7 @@ class UnderWay:
     amount: float = 0.0
     total: float = 0.0
     unit: str = ""
-    first: tuple[float, float] | None = None  # when work was first told, and how much of it
+    first: tuple[float, float] | None = None  # when it first said how far it is, and how far
 
     @property
     def share(self) -> float:
@@ -44,46 +45,46 @@ class UnderWay:
         if not self.total:
             return ["starting", ""]
         done = f"{self.amount:,.0f} of {self.total:,.0f}"
-        found = [f"{done} {self.unit}", done, f"{self.share:.0%}"]
+        words = [f"{done} {self.unit}", done, f"{self.share:.0%}"]
         if self.first is not None and now - self.first[0] > 1:
             rate = (self.amount - self.first[1]) / (now - self.first[0])
-            found.insert(0, f"{done} {self.unit}, {rate:,.{1 if rate < 10 else 0}f}/s")
-        return found
+            words.insert(0, f"{done} {self.unit}, {rate:,.{1 if rate < 10 else 0}f}/s")
+        return words
 
 
 class Tracker:
-    """What has been told of a run, and what that comes to."""
+    """What has happened in a run so far, and what that comes to."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.outlook: Outlook | None = None
+        self.estimate: RunEstimate | None = None
         self.began = clock()
         self.waiting: list[Stage] = []
         self.under_way: dict[str, UnderWay] = {}
         self.done = self.total = 0
 
-    def planned(self, outlook: Outlook) -> None:
+    def planned(self, estimate: RunEstimate) -> None:
         """What there is to do."""
-        self.outlook = outlook
+        self.estimate = estimate
         self.began = self.clock()
-        self.waiting = list(outlook.todo)
-        self.done, self.total = outlook.done, outlook.stages
+        self.waiting = list(estimate.todo)
+        self.done, self.total = estimate.done, estimate.stages
 
-    def watch(self, event: str, stage: Stage, done: float, total: float, unit: str) -> None:
+    def watch(self, event: StageEvent) -> None:
         """An event of `run_stages`."""
-        now = self.clock()
-        if event == "start":
+        now, stage = self.clock(), event.stage
+        if event.kind == "start":
             self.waiting = [one for one in self.waiting if one.key != stage.key]
             self.under_way[stage.key] = UnderWay(stage, now)
-        elif event == "progress" and stage.key in self.under_way:
+        elif event.kind == "progress" and stage.key in self.under_way:
             one = self.under_way[stage.key]
-            one.amount, one.total, one.unit = done, total, unit
-            one.first = one.first or (now, done)
-        elif event == "done":
+            one.amount, one.total, one.unit = event.done, event.total, event.unit
+            one.first = one.first or (now, event.done)
+        elif event.kind == "done":
             one = self.under_way.pop(stage.key)
             self.done += 1
-            if self.outlook is not None:
-                self.outlook.pace.ended(stage, now - one.began)
+            if self.estimate is not None:
+                self.estimate.pace.ended(stage, now - one.began)
 
     @property
     def summary(self) -> str:
@@ -94,17 +95,17 @@ class Tracker:
 
     def left(self) -> float | None:
         """Seconds until all is done; None as long as nothing was measured."""
-        if self.outlook is None:
+        if self.estimate is None:
             return None
-        pace, now = self.outlook.pace, self.clock()
-        if not (pace.rates.measured or pace.took):
+        pace, now = self.estimate.pace, self.clock()
+        if not (pace.speeds.measured or pace.took):
             return None
         running = {
             key: pace.left(one.stage, now - one.began, one.share)
             for key, one in self.under_way.items()
         }
         waiting = [(stage, pace.seconds(stage)) for stage in self.waiting]
-        return makespan(waiting, running, self.outlook.workers)
+        return makespan(waiting, running, self.estimate.workers)
 
     def head(self, width: int = 80) -> str:
         """The whole run in one line."""
@@ -185,22 +186,23 @@ class StageProgress:
         if self.live is not None:
             self.live.stop()  # takes the lines away and shows the cursor again
 
-    def planned(self, outlook: Outlook) -> None:
+    def planned(self, estimate: RunEstimate) -> None:
         """Say what there is to do."""
-        self.tracker.planned(outlook)
-        for line in outlook.lines():
+        self.tracker.planned(estimate)
+        for line in estimate.lines():
             self._say(line)
 
-    def watch(self, event: str, stage: Stage, done: float, total: float, unit: str) -> None:
+    def watch(self, event: StageEvent) -> None:
         """Take an event of `run_stages`."""
-        began = self.tracker.under_way.get(stage.key)
-        self.tracker.watch(event, stage, done, total, unit)
+        stage = event.stage
+        under_way = self.tracker.under_way.get(stage.key)
+        self.tracker.watch(event)
         if self.live is not None:
             return
-        if event == "start":
+        if event.kind == "start":
             self._say(f"start {stage.label}")
-        elif event == "done" and began is not None:
-            seconds = self.tracker.clock() - began.began
+        elif event.kind == "done" and under_way is not None:
+            seconds = self.tracker.clock() - under_way.began
             place = f"[{self.tracker.done}/{self.tracker.total}]"
             self._say(f"{place} {stage.label}: {seconds:.0f} s")
 

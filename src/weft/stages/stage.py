@@ -1,4 +1,4 @@
-"""Stages: pieces of a run, each keyed by the hash of its settings and of the stages it needs.
+"""Stages: pieces of a run, each keyed by the hash of its inputs and of the stages that it rests on.
 
 A finished stage is a folder named by its key, so the same run again finds it and does nothing.
 A killed one leaves nothing but its scratch folder, from which the next attempt may go on.
@@ -6,243 +6,162 @@ A killed one leaves nothing but its scratch folder, from which the next attempt 
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import os
-import platform
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
-from weft.artifacts.atomic import new_directory, write_json
-from weft.artifacts.documents import read_object
+from pydantic import BaseModel
+
 from weft.artifacts.hashing import hash_json
-from weft.artifacts.inventory import difference, parse_inventory, take_inventory
-from weft.artifacts.leftovers import remove_leftovers
-from weft.errors import WeftError
 
-FORMAT = 2  # raised when the folder of every stage changes, so that old ones are not found
-STAGE_FILE = "stage.json"
-Say = Callable[[float, float, str], None]
+FORMAT = 3  # raised when the keys of all stages change: older folders are refused, not missed
+STAGES, SCRATCH, SHARED = "stages", "scratch", "shared"
+
+OUTSIDE_KEY: Mapping[str, Any] = MappingProxyType({"outside_key": True})
+"""The metadata of a field that decides no outcome (a path, a label, where logs go):
+`path: Path = field(metadata=OUTSIDE_KEY)`."""
+
+Report = Callable[[float, float, str], None]
 """Called with the work done, the work in all, and the unit."""
 
 
-Work = TypeVar("Work", bound="Callable[[Task], None]")
-
-
-def version(number: int) -> Callable[[Work], Work]:
-    """Say which version of a stage's function this is; raise it when its outcome changes, so that
-    what an older one made is not taken for what this one would make."""
-
-    def mark(work: Work) -> Work:
-        work.version = number  # type: ignore[attr-defined]
-        return work
-
-    return mark
-
-
 @dataclass(frozen=True)
-class Task:
-    """What a stage's function gets: settings, finished parents, where to write."""
+class Workspace:
+    """Where a stage at work reads and writes.
 
-    settings: Mapping[str, Any]
-    parents: Mapping[str, Path]
-    out: Path
-    scratch: Path  # kept over a kill, gone when the stage is done
-    say: Say
-
-    def parent_list(self, prefix: str) -> list[Path]:
-        """The parents named prefix0, prefix1, … in order."""
-        count = sum(
-            name.startswith(prefix) and name[len(prefix) :].isdigit() for name in self.parents
-        )
-        return [self.parents[f"{prefix}{i}"] for i in range(count)]
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One piece of work. `work` is a top-level function, so that a worker process can find it.
-
-    `settings` hold JSON only and everything that decides the outcome; `label` is for people and
-    not part of the key.
+    Its parents are finished: their own methods read what they left under `run`. What the stage
+    leaves goes into `out`. `scratch` stays over a kill and goes when the stage is done.
     """
 
-    work: Callable[[Task], None]
-    settings: Mapping[str, Any]
-    parents: Mapping[str, Stage] = field(default_factory=dict)
-    label: str = ""
-    places: Mapping[str, Any] = field(default_factory=dict)
-    """More settings that say where something is, not what it is: no part of the key."""
+    run: Path
+    out: Path
+    scratch: Path
+    report: Report
+
+    def folder(self, parent: Stage) -> Path:
+        """What a finished parent left."""
+        return parent.folder(self.run)
+
+    def shared(self, name: str) -> Path:
+        """A folder that the stages of a run share for what is dear to compute; nothing may depend
+        on its being filled. It goes when the run ends."""
+        return self.run / SCRATCH / SHARED / name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage(ABC):
+    """One piece of work, as a frozen dataclass: its fields are its inputs.
+
+    Fields are plain values, pydantic models, and *parents*: stages, or tuples of stages. All of
+    them decide the outcome and so the key, but those with the metadata `OUTSIDE_KEY`, and those
+    that a pydantic model names in its class variable `ASIDE`. A stage crosses to another process
+    by pickle, so its class is one of a module.
+
+        @dataclass(frozen=True, kw_only=True, eq=False)
+        class CountWords(Stage):
+            version: ClassVar[int] = 2  # raised when the same inputs give something else
+            texts: tuple[FetchText, ...]
+            least: int = 1
+
+            def run(self, workspace: Workspace) -> None:
+                texts = [one.text(workspace.run) for one in self.texts]
+                (workspace.out / "count").write_text(str(count(texts, self.least)))
+
+            def count(self, run: Path) -> int:  # what it leaves: nobody else knows its files
+                return int((self.folder(run) / "count").read_text())
+    """
+
+    version: ClassVar[int] = 1
+
+    label: str = field(default="", metadata=OUTSIDE_KEY)
+    """For people."""
+
+    def __post_init__(self) -> None:
+        if "__dataclass_params__" not in type(self).__dict__:
+            raise TypeError(f"{type(self).__name__} lacks its @dataclass decorator")
+        if not self.label:
+            object.__setattr__(self, "label", self.describe())
+
+    @abstractmethod
+    def run(self, workspace: Workspace) -> None:
+        """Do the work: write what the stage leaves into `workspace.out`."""
+
+    def describe(self) -> str:
+        """The label, unless one is passed."""
+        return type(self).__name__
+
+    @cached_property
+    def parents(self) -> Mapping[str, Stage]:
+        """The stages that this one rests on, by field: `domain`, `parts.0`, `parts.1`, …"""
+        parents: dict[str, Stage] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Stage):
+                parents[one.name] = value
+            elif isinstance(value, tuple):
+                stages = [item for item in value if isinstance(item, Stage)]
+                if stages and len(stages) < len(value):
+                    raise TypeError(f"{type(self).__name__}.{one.name} mixes stages and values")
+                parents |= {f"{one.name}.{place}": item for place, item in enumerate(stages)}
+        return parents
 
     @cached_property
     def key(self) -> str:
-        parents = {name: parent.key for name, parent in self.parents.items()}
-        kind = [FORMAT, self.work.__name__, getattr(self.work, "version", 1)]
-        return hash_json([*kind, dict(self.settings), parents])
+        """The hash of everything that decides the outcome."""
+        inputs = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if _decides(f)}
+        return hash_json([FORMAT, qualified_name(type(self)), self.version, inputs])
 
     @property
-    def name(self) -> str:
-        return f"{self.work.__name__}-{self.key[:16]}"
+    def folder_name(self) -> str:
+        return f"{type(self).__name__}-{self.key[:16]}"
 
     def folder(self, run: Path) -> Path:
-        return run / "stages" / self.name
+        """Where it is, once finished."""
+        return run / STAGES / self.folder_name
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it computes on a GPU: executors bound how many do at once."""
+        return False
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All fields but the parents and the label, as JSON: for the record of a finished stage."""
+        rest = {one.split(".")[0] for one in self.parents} | {"label"}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in rest}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}  # and nothing cached
 
 
-def reached(
-    stages: Iterable[Stage], stop: Callable[[Stage], bool] = lambda stage: False
-) -> list[Stage]:
-    """The stages and all that they rest on, each once, parents before children; a stage at which
-    to `stop` is left out, and so is what only it rests on."""
-    order: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key in order or stop(stage):
-            return
-        for parent in stage.parents.values():
-            visit(parent)
-        order[stage.key] = stage
-
-    for stage in stages:
-        visit(stage)
-    return list(order.values())
+def qualified_name(stage: type[Stage]) -> str:
+    """A class by its module and name."""
+    return f"{stage.__module__}.{stage.__qualname__}"
 
 
-def missing(stages: Iterable[Stage], run: Path) -> list[Stage]:
-    """The stages still to do, parents before children; each once.
-
-    A finished stage needs no parents, but where one was made again and came out otherwise than
-    the one that it was made from, it is to do again too.
-    """
-    contents = functools.cache(lambda folder: content(folder))
-
-    def done(stage: Stage) -> bool:
-        folder = stage.folder(run)
-        if not folder.is_dir():
-            return False
-        rests = read_record(folder).get("parents")
-        if not isinstance(rests, dict):
-            return True  # of an earlier version, or damaged: see `discard_damaged`
-        now = {name: contents(parent.folder(run)) for name, parent in stage.parents.items()}
-        return all(
-            None in (before, now.get(name)) or now[name] == before for name, before in rests.items()
-        )
-
-    return reached(stages, done)
+def _decides(one: Field[Any]) -> bool:
+    return not one.metadata.get("outside_key", False)
 
 
-def prepare(
-    stage: Stage, run: Path
-) -> tuple[Callable[[Task], None], dict[str, Any], dict[str, Path], Path]:
-    """The arguments of `execute`, as plain values that can cross to another process."""
-    parents = {name: parent.folder(run) for name, parent in stage.parents.items()}
-    return stage.work, {**stage.settings, **stage.places}, parents, stage.folder(run)
-
-
-def execute(
-    work: Callable[[Task], None],
-    settings: Mapping[str, Any],
-    parents: Mapping[str, Path],
-    folder: Path,
-    say: Say,
-) -> None:
-    """Do one stage: its folder appears whole, or an error leaves none."""
-    scratch = folder.parent.parent / "scratch" / folder.name
-    scratch.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with new_directory(folder) as out:
-        work(Task(settings, parents, out, scratch, say))
-        record = {
-            "work": work.__name__,
-            "settings": dict(settings),
-            "versions": library_versions(),
-            "seconds": round(time.monotonic() - started, 1),
-            "parents": {name: content(parent) for name, parent in parents.items()},
-            "files": take_inventory(out),
-        }
-        write_json(out / STAGE_FILE, record)
-    shutil.rmtree(scratch)
-
-
-def library_versions() -> dict[str, str]:
-    """What made a stage: the versions of weft, Python and the libraries that compute."""
-    names = ("weft", "torch", "transformers", "tokenizers", "polars", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """A finished stage's stage.json; empty where it can't be read."""
-    try:
-        return read_object(folder / STAGE_FILE)
-    except WeftError:
-        return {}
-
-
-def content(folder: Path) -> str | None:
-    """A hash of all that a finished stage left, as its stage.json has it; None where it says
-    nothing of that."""
-    files = parse_inventory(read_record(folder).get("files"))
-    return None if files is None else hash_json(files)
-
-
-def discard_damaged(stages: Iterable[Stage], run: Path) -> list[str]:
-    """Remove the finished stages whose files are not those that they left; a sentence for each.
-
-    Every file is read and hashed once. Stages of versions that kept no hashes are only looked at
-    for their stage.json.
-    """
-    sentences = []
-    for stage in reached(stages):
-        folder = stage.folder(run)
-        wrong = damage(folder) if os.path.lexists(folder) else None
-        if wrong is not None:
-            name = stage.label or stage.name
-            sentences.append(f"{name} was damaged ({wrong}, {folder}) and is made again")
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
-            else:
-                folder.unlink()
-    return sentences
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a finished stage's folder, in a few words."""
-    if not folder.is_dir():
-        return "it is no folder"
-    try:
-        record = read_object(folder / STAGE_FILE)
-    except WeftError as error:
-        return str(error).replace(str(folder / STAGE_FILE), STAGE_FILE)
-    if not isinstance(record.get("seconds"), int | float):
-        return f"{STAGE_FILE} does not say how long it took"
-    if "files" not in record:
-        return None
-    files = parse_inventory(record["files"])
-    if files is None:
-        return f"{STAGE_FILE} has no list of files"
-    return difference(folder, files, besides={STAGE_FILE})
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone; a second one is refused."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WeftError(f"another process is working in {run}; wait for it") from None
-        for left in (run / "stages").glob(".*.part*"):  # of a killed process
-            shutil.rmtree(left, ignore_errors=True)
-        for place in (run, *run.glob("results/*"), *run.glob("recommenders/*")):
-            remove_leftovers(place)
-        yield
+def _plain(value: Any) -> Any:
+    """A field's value as JSON, without what decides no outcome."""
+    match value:
+        case Stage():
+            return {"stage": value.key}
+        case BaseModel():
+            aside: frozenset[str] = getattr(value, "ASIDE", frozenset())
+            names = [name for name in type(value).model_fields if name not in aside]
+            return {name: _plain(getattr(value, name)) for name in names}
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"a stage's field can't hold a {type(value).__name__}")

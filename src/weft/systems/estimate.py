@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,21 @@ from weft.artifacts.atomic import read_json, write_json
 from weft.artifacts.hashing import hash_json
 from weft.data.domain import Domain
 from weft.errors import WeftError
+from weft.report.format import count_words
 from weft.report.format import seconds as duration
-from weft.stages.stage import Stage, missing, reached
-from weft.systems.common_stages import domain_in, open_domain
-from weft.systems.pace import Pace, Rates, makespan
+from weft.stages.graph import missing, reached
+from weft.stages.stage import Stage
 from weft.systems.plan import Plan
-from weft.systems.probe import measure_rates
-from weft.systems.work import MEASURING, TRAINING, Census, Work, work_of
+from weft.systems.speed import measure_speeds
+from weft.systems.stages.base import DomainSizes, Group, Work, group_of, work_of
+from weft.systems.stages.weights import split_json
+from weft.systems.timing import Pace, Speeds, makespan
 
 CENSUS = "census.json"
 
 
 @dataclass(frozen=True)
-class Outlook:
+class RunEstimate:
     """The stages that a run still has to do, and how long they will take."""
 
     stages: int  # in all
@@ -54,63 +55,56 @@ class Outlook:
             lines.append(self._time())
         return lines
 
-    def _of(self, names: Sequence[str]) -> tuple[int, Work]:
-        chosen = [stage for stage in self.todo if stage.work.__name__ in names]
+    def _group(self, group: Group) -> tuple[int, Work]:
+        chosen = [stage for stage in self.todo if group_of(stage) == group]
         whole = Work()
         for stage in chosen:
-            whole += work_of(stage, self.pace.census)
+            whole += work_of(stage, self.pace.sizes)
         return len(chosen), whole
 
     def _trainings(self) -> str:
-        count, work = self._of(TRAINING)
-        return f"{_count(count, 'training')} on {work.examples:,.0f} examples" if count else ""
+        count, work = self._group("training")
+        return f"{count_words(count, 'training')} on {work.examples:,.0f} examples" if count else ""
 
     def _evaluations(self) -> str:
-        count, work = self._of(MEASURING)
-        return f"{_count(count, 'evaluation')} of {work.users:,.0f} users" if count else ""
+        count, work = self._group("evaluation")
+        return f"{count_words(count, 'evaluation')} of {work.users:,.0f} users" if count else ""
 
     def _others(self) -> str:
-        names = Counter(stage.work.__name__ for stage in self.todo)
-        others = sum(n for name, n in names.items() if name not in (*TRAINING, *MEASURING))
-        return f"{others} short ones" if others else ""
+        count, _ = self._group("other")
+        return f"{count} short ones" if count else ""
 
     def _time(self) -> str:
-        workers = _count(self.workers, "worker")
-        rates = self.pace.rates
-        if not rates.measured:
+        workers = count_words(self.workers, "worker")
+        speeds = self.pace.speeds
+        if not speeds.measured:
             return f"with {workers}; how long is known when the first stages have ended"
         return (
-            f"about {duration(self.seconds)} with {workers} (measured here: {1 / rates.example:,.0f} "
+            f"about {duration(self.seconds)} with {workers} (measured here: {1 / speeds.example:,.0f} "
             f"training examples/s and core in {self.precision})"
         )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def look_ahead(
+def estimate_run(
     plan: Plan, stages: Sequence[Stage], folder: Path, workers: int, *, strict: bool = False
-) -> Outlook:
+) -> RunEstimate:
     """What is missing in a run's folder, counted and timed. What is measured is kept in the folder
     if it is there; nothing else is written. `strict`: what a stage would fail on is a `WeftError`
     here already, where a few steps show it."""
     todo = missing(stages, folder)
     cache = folder if folder.is_dir() else None
-    precision = str(plan.scoring["precision"])
+    precision = plan.scoring.precision
     total = len(reached(stages))
     if not todo:
-        return Outlook(total, todo, workers, Pace({}, Rates()), precision)
+        return RunEstimate(total, todo, workers, Pace({}, Speeds()), precision)
     domains = _Domains(plan, folder)
-    census = domains.census(cache)
+    sizes = domains.sizes(cache)
     first = next(iter(plan.domains))
-    learns = any(stage.work.__name__ in (*TRAINING, *MEASURING) for stage in todo)
-    rates = (
-        measure_rates(plan, lambda: domains.open(first), cache, strict=strict)
-        if learns
-        else Rates()
-    )
-    return Outlook(total, todo, workers, Pace(census, rates), precision)
+    learns = any(group_of(stage) != "other" for stage in todo)
+    speeds = Speeds()
+    if learns:
+        speeds = measure_speeds(plan, lambda: domains.open(first), cache, strict=strict)
+    return RunEstimate(total, todo, workers, Pace(sizes, speeds), precision)
 
 
 class _Domains:
@@ -123,25 +117,26 @@ class _Domains:
     def open(self, name: str) -> Domain:
         if name not in self.opened:
             stage = self.plan.domains[name]
-            there = stage.folder(self.folder)
-            settings = {**stage.settings, **stage.places}
-            self.opened[name] = domain_in(there) if there.is_dir() else open_domain(settings)[0]
+            done = stage.folder(self.folder).is_dir()
+            self.opened[name] = stage.domain(self.folder) if done else stage.open()[0]
         return self.opened[name]
 
-    def census(self, cache: Path | None) -> dict[str, Census]:
-        """The sizes of every domain, kept in `cache`."""
-        names = list(self.plan.domains)
-        key = hash_json([[stage.key for stage in self.plan.domains.values()], self.plan.split])
+    def sizes(self, cache: Path | None) -> dict[str, DomainSizes]:
+        """The sizes of every domain, read from `cache` if they are there."""
+        split = self.plan.split
+        keys = [stage.key for stage in self.plan.domains.values()]
+        key = hash_json([keys, split_json(split)])
         path = None if cache is None else cache / CENSUS
         if path is not None and path.is_file():
             try:
-                found = read_json(path)
-                if found["key"] == key:
-                    return {name: Census(**sizes) for name, sizes in found["domains"].items()}
+                stored = read_json(path)
+                if stored["key"] == key:
+                    domains = stored["domains"].items()
+                    return {name: DomainSizes(**sizes) for name, sizes in domains}
             except (WeftError, TypeError, KeyError, AttributeError):
                 pass  # counted anew
-        census = {name: Census.of(self.open(name), self.plan.split) for name in names}
+        sizes = {name: DomainSizes.of(self.open(name), split) for name in self.plan.domains}
         if path is not None:
-            sizes = {name: vars(one) for name, one in census.items()}
-            write_json(path, {"key": key, "domains": sizes})
-        return census
+            values = {name: vars(one) for name, one in sizes.items()}
+            write_json(path, {"key": key, "domains": values})
+        return sizes

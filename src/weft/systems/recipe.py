@@ -1,61 +1,44 @@
-"""What a recipe may say. Unknown keys are errors."""
+"""What the recipes of every system may say. Unknown keys are errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
+    SerializeAsAny,
     field_validator,
     model_validator,
 )
 
 from weft.adapters import LoraSettings
-from weft.artifacts.yaml_documents import read_mapping
 from weft.backbones import Precision
 from weft.data.filters import Filters
 from weft.data.mall import CATEGORIES as MALL
-from weft.data.source import checked
 from weft.data.splits import UserSplit
-from weft.errors import WeftError
 from weft.evaluation.metrics import parse_metric
 from weft.evaluation.protocol import EvaluationSettings
-from weft.learning.collaborative import CollaborativeSettings
 from weft.merging import Space
-from weft.merging.methods import make_method
-from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.recommenders.kinds import AnySettings, RecommenderSettings, recommender_settings
-from weft.settings import StrictModel
+from weft.merging.methods import make_method, method_options
+from weft.names import FolderName
+from weft.recommenders.contract import RecommenderSettings
+from weft.recommenders.kinds import RecommenderBlock, recommender_class, recommender_settings
+from weft.recommenders.text.bi_encoder import BiEncoderSettings
+from weft.settings import StrictModel, field_errors
 from weft.training import TrainSettings
-
-Control = Literal[
-    "matched",
-    "sources",
-    "naive",
-    "all_data",
-    "soup",
-    "soup_longer",
-    "factors",
-    "hybrids",
-    "pairs",
-]
-
 
 LEARNED = {"adamerging": "listwise", "collaborative": "bi_encoder"}
 """Ways to learn a merge's weights -> the kind of recommender that they need."""
 
 
 def _known_method(value: str | dict[str, Any]) -> str | dict[str, Any]:
-    try:
+    with field_errors():
         make_method(value)
-    except WeftError as error:
-        raise ValueError(str(error)) from None
     return value
 
 
@@ -70,14 +53,22 @@ def methods_alone(value: Any) -> Any:
     return [{"method": one} if isinstance(one, str) else one for one in value]
 
 
-class _Block(StrictModel):
+class RecipeBlock(StrictModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DomainSpec(_Block):
+def settings_without_backbone(value: Any) -> Any:
+    """The settings of a `recommender:` block of a baseline."""
+    if not isinstance(value, Mapping):
+        return value
+    with field_errors():
+        return recommender_settings(value)
+
+
+class DomainSpec(RecipeBlock):
     """One domain: a folder under the data folder, or one of the generated mall's."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="letters, digits, '_', '.', '-'")
+    name: FolderName
     path: str | None = Field(default=None, description="under --data; the name unless given")
     filters: Filters = Filters()
     seeds: tuple[int, ...] = Field(
@@ -86,7 +77,7 @@ class DomainSpec(_Block):
     target: bool = Field(default=True, description="is a target in turn, not only a source")
 
 
-class Mall(_Block):
+class Mall(RecipeBlock):
     """The generated mall instead of real data; see weft.data.mall."""
 
     seed: int = 0
@@ -94,10 +85,16 @@ class Mall(_Block):
     items: int = Field(default=500, ge=30, le=5000)
 
 
-class Validation(_Block):
+class Validation(RecipeBlock):
     """Validation for learning curves and early stopping: NDCG@10 of drawn users."""
 
     users: int = Field(default=200, ge=1)
+
+
+def loop_settings(settings: TrainSettings, epochs: int) -> TrainSettings:
+    """The training loop's settings alone, out of a block that has more; with so many epochs."""
+    values = {name: getattr(settings, name) for name in TrainSettings.model_fields}
+    return TrainSettings(**values | {"epochs": epochs})
 
 
 class Branches(TrainSettings):
@@ -110,17 +107,12 @@ class Branches(TrainSettings):
     lora: LoraSettings = LoraSettings()
     validation: Validation | None = None
 
-    def loop(self, *, longer: int = 1) -> dict[str, Any]:
-        """The training loop's settings that decide the outcome, with so many times the epochs."""
-        own = set(TrainSettings.model_fields) - self.ASIDE
-        return self.model_dump(include=own, mode="json") | {"epochs": self.epochs * longer}
-
-    def aside(self) -> dict[str, Any]:
-        """The training loop's settings that change nothing but what is written on the way."""
-        return self.model_dump(include=set(self.ASIDE), mode="json")
+    def loop(self, *, longer: int = 1) -> TrainSettings:
+        """The training loop's settings, with so many times the epochs."""
+        return loop_settings(self, self.epochs * longer)
 
 
-class Merging(_Block):
+class Merging(RecipeBlock):
     """One way in which branches become one: `weft methods` lists them all.
 
     `uniform` weights are 1/K; `validation` chooses λ on held-out validation users; `adamerging`
@@ -146,6 +138,13 @@ class Merging(_Block):
             return str(self.weights)
         return " + ".join([*names, *([method] if method else [])])
 
+    @property
+    def plain_method(self) -> str | dict[str, Any]:
+        """The method with all of its options, so that what means the same is the same; `linear`
+        where it is that with nothing set."""
+        method = make_method(self.method)
+        return "linear" if method == make_method("linear") else method_options(method)
+
     @model_validator(mode="after")
     def _learnable(self) -> Merging:
         if self.weights in LEARNED and (self.method, self.space) != ("linear", "delta"):
@@ -153,26 +152,6 @@ class Merging(_Block):
                 f"weights: {self.weights} is learned for the linear method in delta space"
             )
         return self
-
-
-class AdaMerging(_Block):
-    """How weights are learned from prompts without labels."""
-
-    prompts: int = Field(default=50, ge=1, description="of each domain that is merged")
-    batch: int = Field(default=8, ge=1, description="prompts in one step")
-    steps: int = Field(default=500, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-
-
-class MergeSpec(Merging):
-    """The merge that the study is about, and others `beside` it: rows of the same branches."""
-
-    validation_users: int = Field(default=1000, ge=1)
-    adamerging: AdaMerging = AdaMerging()
-    collaborative: CollaborativeSettings = CollaborativeSettings()
-    beside: tuple[Merging, ...] = ()
-
-    _names_alone = field_validator("beside", mode="before")(methods_alone)
 
 
 def check_validated(field: str, settings: TrainSettings, validation: Validation | None) -> None:
@@ -183,15 +162,28 @@ def check_validated(field: str, settings: TrainSettings, validation: Validation 
         raise ValueError(f"{field}: validate_every needs {field}.validation")
 
 
-class Study(_Block):
+class BaselineBlock(RecipeBlock):
+    """A baseline of a kind that needs no backbone, with other settings than its defaults."""
+
+    recommender: Annotated[
+        SerializeAsAny[RecommenderSettings], BeforeValidator(settings_without_backbone)
+    ]
+    train: TrainSettings = TrainSettings()
+    title: str = Field(default="", description="the row's name; the kind's unless given")
+
+
+class StudyRecipe(RecipeBlock):
     """What the recipes of every system say."""
 
     name: str = ""
     system: str
-    backbone: str = "minilm"
+    backbone: str = Field(default="minilm", min_length=1)
     precision: Precision = "auto"
-    recommender: RecommenderSettings = BiEncoderSettings()
+    recommender: RecommenderBlock = BiEncoderSettings()
     domains: tuple[DomainSpec, ...] = Field(min_length=2)
+    baselines: tuple[str | BaselineBlock, ...] = Field(
+        default=("popularity", "zero_shot"), description="rows that need none of the branches"
+    )
     mall: Mall | None = None
     branches: Branches = Branches()
     evaluate: EvaluationSettings = EvaluationSettings()
@@ -211,12 +203,22 @@ class Study(_Block):
     @classmethod
     def _metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            try:
+            with field_errors():
                 parse_metric(name)
-            except WeftError as error:
-                raise ValueError(str(error)) from None
             if value.count(name) > 1:
                 raise ValueError(f"'{name}' is there twice")
+        return value
+
+    @field_validator("baselines")
+    @classmethod
+    def _known_baselines(
+        cls, value: tuple[str | BaselineBlock, ...]
+    ) -> tuple[str | BaselineBlock, ...]:
+        from weft.systems.baselines import check_baseline  # which plans with recipes
+
+        for one in value:
+            with field_errors():
+                check_baseline(one)
         return value
 
     @model_validator(mode="after")
@@ -240,6 +242,11 @@ class Study(_Block):
                 raise ValueError(f"headline: '{name}' needs evaluate.full")
             if not whole and evaluate.candidates is None:
                 raise ValueError(f"headline: '{name}' needs evaluate.candidates")
+        if "zero_shot" in self.baselines and recommender_class(self.recommender.kind).files:
+            raise ValueError(
+                f"baselines: a {self.recommender.kind} recommender can't score untrained: name the "
+                "baselines without zero_shot"
+            )
         check_validated("branches", branches, branches.validation)
         self._domains_fit()
         self._split_fits()
@@ -280,105 +287,3 @@ class Study(_Block):
         if not any(one.target for one in value):
             raise ValueError("at least one domain must be a target")
         return value
-
-
-class WeaveBranches(Branches):
-    """How each branch of a WeaveRec recipe is trained: on few examples unless it says otherwise."""
-
-    examples: int = Field(default=2000, ge=1, description="drawn from each domain")
-
-
-class WeaveEvaluation(EvaluationSettings):
-    """How a WeaveRec recipe is measured: on some drawn users unless it says otherwise."""
-
-    users: int | None = Field(default=1000, ge=1)
-
-
-class Recipe(Study):
-    """A WeaveRec study, short enough to read aloud.
-
-    Its defaults are small: two domains take a quarter of an hour on two cores without bfloat16.
-    """
-
-    system: Literal["weaverec"] = "weaverec"
-    branches: WeaveBranches = WeaveBranches()
-    evaluate: WeaveEvaluation = WeaveEvaluation()
-    merge: MergeSpec = MergeSpec()
-    controls: tuple[Control, ...] = ("matched",)
-    rankers: tuple[dict[str, Any], ...] = Field(
-        default=(), description="changes of `recommender` that score the same weights in more rows"
-    )
-
-    @model_validator(mode="after")
-    def _rows_fit(self) -> Self:
-        for changes in self.rankers:
-            if not changes:
-                raise ValueError("rankers: each names what it changes of `recommender`")
-            self.ranker(changes)
-        if self.branches.parameters == "all" and self.recommender.kind != "bi_encoder":
-            raise ValueError(
-                "branches.parameters: all parameters can be trained of a bi_encoder, not of a "
-                f"{self.recommender.kind}: say lora"
-            )
-        if self.branches.parameters == "all" and "factors" in self.controls:
-            raise ValueError(
-                "controls: factors merges the factors of adapters, and branches.parameters: all "
-                "makes none: leave it out of controls"
-            )
-        for one in (self.merge, *self.merge.beside):
-            needed = LEARNED.get(one.weights) if isinstance(one.weights, str) else None
-            if needed is not None and self.recommender.kind != needed:
-                raise ValueError(f"merge: weights: {one.weights} needs a {needed} recommender")
-        if self.merge.collaborative.method != "task_arithmetic":
-            raise ValueError("merge.collaborative.method: adapters are summed: task_arithmetic")
-        return self
-
-    def small_defaults(self) -> list[str]:
-        """What the recipe leaves to the defaults that keep a study short, in words."""
-        branches, reading, evaluate = self.branches, self.recommender, self.evaluate
-        found = []
-        if "examples" not in branches.model_fields_set:
-            found.append(f"branches.examples ({branches.examples:,} of each domain)")
-        if "epochs" not in branches.model_fields_set:
-            found.append(f"branches.epochs ({branches.epochs})")
-        if isinstance(reading, BiEncoderSettings):
-            unset = {"history_items", "history_tokens"} - reading.model_fields_set
-            values = {name: getattr(reading, name) for name in sorted(unset)}
-            found += [f"recommender.{name} ({value})" for name, value in values.items()]
-        if "users" not in evaluate.model_fields_set:
-            found.append(f"evaluate.users ({evaluate.users:,} drawn test users, or all)")
-        if "controls" not in self.model_fields_set:
-            found.append(f"controls ({', '.join(self.controls)})")
-        return found
-
-    def validated(self) -> list[str]:
-        merges = (self.merge, *self.merge.beside)
-        chosen = [one.weights for one in merges if one.weights in ("validation", "adamerging")]
-        return [*super().validated(), *(f"merge.weights: {one}" for one in chosen)]
-
-    def ranker(self, changes: Mapping[str, Any]) -> AnySettings:
-        """The recommender's settings with one of the `rankers`' changes; of a new kind where the
-        change names one."""
-        own = self.recommender.model_dump(mode="json")
-        if changes.get("kind", own["kind"]) != own["kind"]:
-            own = {name: own[name] for name in ("text", "prompt") if name in own}
-        try:
-            made = recommender_settings({**own, **changes})
-        except WeftError as error:
-            raise ValueError(f"rankers: {error}") from None
-        if self.evaluate.full and not made.ranks_catalogues:
-            raise ValueError(f"rankers: {dict(changes)} can't rank a catalogue (evaluate.full)")
-        return made
-
-
-S = TypeVar("S", bound=BaseModel)
-
-
-def read_settings(path: Path, model: type[S]) -> S:
-    """The settings of a YAML file, its name being the file's unless it says one; what is wrong is
-    one sentence that names file and field."""
-    values = {"name": Path(path).stem} | read_mapping(path)
-    try:
-        return checked(model, values)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None

@@ -1,65 +1,76 @@
-"""The systems there are: which recipe each reads, and what it makes of it."""
+"""The systems there are. One more is a package and a line of `SYSTEMS`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from weft.artifacts.yaml_documents import read_mapping
-from weft.errors import WeftError
+from weft.errors import SettingError, located
+from weft.recipes import recipe_file
+from weft.recipes.purposes import STUDY, check_purpose
+from weft.settings import as_written
+from weft.settings.files import read_mapping, read_settings
 from weft.stages.stage import Stage
-from weft.systems.measured import Measured
-from weft.systems.mergerec.recipe import MergeRecRecipe
-from weft.systems.mergerec.study import MergeRecStudy
 from weft.systems.plan import Plan, Sketch
-from weft.systems.recipe import Recipe, Study, read_settings
-from weft.systems.rows import check_rows
+from weft.systems.recipe import StudyRecipe
+from weft.systems.rows import StudyRow, check_rows
 from weft.systems.system import System
-from weft.systems.weaverec.tables import WeaveStudy
-from weft.systems.x_cross.recipe import XCrossRecipe
-from weft.systems.x_cross.tables import XCrossStudy
 
-RECIPES: dict[str, type[Study]] = {
-    "weaverec": Recipe,
-    "x_cross": XCrossRecipe,
-    "mergerec": MergeRecRecipe,
+SYSTEMS = {
+    "weaverec": "weft.systems.weaverec.algorithm:WeaveRec",
+    "x_cross": "weft.systems.x_cross.algorithm:XCross",
+    "mergerec": "weft.systems.mergerec.algorithm:MergeRec",
 }
+"""What a recipe says in `system` -> module and class, imported when one asks for it."""
 
 
-def load_recipe(path: Path) -> Study:
-    """Read a recipe of any system; what is wrong with it, or can't be planned, is one sentence
-    that names file and field."""
-    system = read_mapping(path).get("system", "weaverec")
-    if not isinstance(system, str) or system not in RECIPES:
-        raise WeftError(f"{path}: system: '{system}' is not known; there are {', '.join(RECIPES)}")
-    recipe = read_settings(path, RECIPES[system])
-    try:
+def system_class(name: object) -> type[System[Any]]:
+    """The class of a system, by its name in recipes."""
+    if not isinstance(name, str) or name not in SYSTEMS:
+        raise SettingError(
+            f"system: {as_written(name)} is not known; there are {', '.join(SYSTEMS)}"
+        )
+    module, attribute = SYSTEMS[name].split(":")
+    system: type[System[Any]] = getattr(import_module(module), attribute)
+    return system
+
+
+def load_recipe(path: Path | str) -> StudyRecipe:
+    """Read a recipe of any system: a file, or the name of one that comes with weft.
+
+    What is wrong with it, or can't be planned, is one sentence that names file and field.
+
+    >>> load_recipe("weaverec-amazon").seed
+    7
+    """
+    path = recipe_file(path)
+    values = read_mapping(path)
+    with located(path):
+        check_purpose(values, STUDY)
+        recipe_class = system_class(values.get("system", "weaverec")).recipe_class
+    recipe = read_settings(path, recipe_class, {"name": path.stem})
+    with located(path):
         check_recipe(recipe)
-    except WeftError as error:
-        raise WeftError(f"{path}: {error}") from None
     return recipe
 
 
-def check_recipe(recipe: Study) -> None:
+def check_recipe(recipe: StudyRecipe) -> None:
     """Plan the whole study, without data or a backbone: a `WeftError` for what could not end well
     (rows of one name, a merge of parts that can't be merged so), before anything is trained."""
     plan_stages(Sketch(recipe))
 
 
-def plan_stages(plan: Plan) -> tuple[System, list[Measured], list[Stage]]:
+def plan_stages(plan: Plan) -> tuple[System[Any], list[StudyRow], list[Stage]]:
     """(the system of a plan, every row of its tables, every stage that is asked for); see
     `check_recipe`."""
     system = system_of(plan)
-    measured = system.measured()
-    check_rows(measured)
-    stages = [*(stage for one in measured for stage in one.evaluations), *system.further()]
-    return system, measured, stages
+    rows = system.rows()
+    check_rows(rows)
+    stages = [*(stage for one in rows for stage in one.evaluations), *system.further()]
+    return system, rows, stages
 
 
-def system_of(plan: Plan) -> System:
+def system_of(plan: Plan) -> System[Any]:
     """The system that a plan's recipe is of."""
-    if isinstance(plan.recipe, XCrossRecipe):
-        return XCrossStudy(plan, plan.recipe)
-    if isinstance(plan.recipe, MergeRecRecipe):
-        return MergeRecStudy(plan, plan.recipe)
-    assert isinstance(plan.recipe, Recipe)
-    return WeaveStudy(plan, plan.recipe)
+    return system_class(plan.recipe.system).of(plan)

@@ -9,174 +9,186 @@ another study trains nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import ClassVar
 
-from weft.errors import WeftError
-from weft.learning.collaborative import CollaborativeSettings
-from weft.merging.methods import make_method
+from weft.report.model import Branch, ReportTable
 from weft.stages.stage import Stage
-from weft.systems.common_stages import take_best
-from weft.systems.merge_stages import (
-    choose_merge,
-    choose_uniform,
-    count_items,
-    draw_sequences,
-    learn_weights,
-    merge_weights,
+from weft.systems.merge_check import check_merge
+from weft.systems.mergerec.recipe import BASELINE, FEATURED, MergeRecRecipe, Uniform, Variant
+from weft.systems.mergerec.stages import ChooseMerge, ChooseUniform
+from weft.systems.mergerec.tables import (
+    CONTRASTS,
+    MergeRecTables,
+    mergerec_branch,
+    mergerec_training_words,
 )
-from weft.systems.mergerec.recipe import SEQUENCES, MergeRecRecipe, Uniform
-from weft.systems.plan import Plan
-from weft.systems.rehearsal import rehearse
+from weft.systems.plan import BranchOptions
+from weft.systems.recipe import MethodSpec, StudyRecipe
+from weft.systems.rows import StudyRow
+from weft.systems.stages.domains import DrawSequences
+from weft.systems.stages.evaluation import TakeBest
+from weft.systems.stages.learning import LearnWeights
+from weft.systems.stages.merging import MergeCheckpoints, Weights
+from weft.systems.stages.training import TrainCheckpoint, TrainingStage
+from weft.systems.system import Contrasts, System
 from weft.training.batches import seed_of
-
-FEATURED, BASELINE = "mergerec", "best uniform merge"
-OWN, JOINT = "fine-tuned", "joint"
 
 
 @dataclass(frozen=True)
-class MergeRec:
+class MergeRec(System[MergeRecRecipe]):
     """The stages of a MergeRec recipe."""
 
-    plan: Plan
-    recipe: MergeRecRecipe
+    title: ClassVar[str] = "MergeRec"
+    recipe_class: ClassVar[type[StudyRecipe]] = MergeRecRecipe
+    baseline: ClassVar[str] = BASELINE
+    featured: ClassVar[str] = FEATURED
+    contrasts: ClassVar[Contrasts] = CONTRASTS
 
     @property
     def names(self) -> list[str]:
         return [spec.name for spec in self.recipe.domains]
 
-    def own(self, domain: str) -> Stage:
-        """A domain's own model."""
-        return self.plan.branch([domain], self.recipe.seed)
+    def domain_model(self, domain: str) -> TrainCheckpoint:
+        """A model of one domain."""
+        return self.plan.checkpoint_branch([domain], self.recipe.seed)
 
-    def joint(self) -> Stage:
+    def joint(self) -> TrainCheckpoint:
         """One model of all domains' users, which MergeRec's setting does not allow."""
-        return self.plan.branch(self.names, self.recipe.seed, how=self.recipe.joint_branches())
+        options = BranchOptions(branches=self.recipe.joint_branches())
+        return self.plan.checkpoint_branch(self.names, self.recipe.seed, options)
 
     # --- uniform weights
 
-    def chosen(self, one: Uniform) -> Stage:
+    def uniform_weight(self, one: Uniform) -> ChooseUniform:
         """The best of a uniform merge's weights over validation users of all domains."""
-        settings = self._method(one.method, self.names) | {
-            **self.plan.scoring,
-            "among": list(one.weights),
-            "split": self.plan.split,
-            "validation": self.plan.validation(self.recipe.choose_users, 10),
-        }
-        self._rehearse(one.method, list(one.weights) or [None], len(self.names))
-        parents = self._parts(self.names)
-        parents |= {f"domain{k}": self.plan.domains[name] for k, name in enumerate(self.names)}
-        return Stage(choose_uniform, settings, parents, f"choose weights of {one.row}")
+        for weight in one.weights or (None,):
+            self._check(one.method, weight, len(self.names))
+        return ChooseUniform(
+            label=f"choose weights of {one.row}",
+            parts=self._parts(self.names),
+            names=tuple(self.names),
+            domains=tuple(self.plan.domains[name] for name in self.names),
+            method=one.method,
+            among=one.weights,
+            scoring=self.plan.scoring,
+            split=self.plan.split,
+            validation=self.plan.validation(self.recipe.choose_users, (10,)),
+        )
 
-    def uniform(self, one: Uniform) -> Stage:
+    def uniform(self, one: Uniform) -> MergeCheckpoints:
         """A merge with the chosen weight."""
-        return self.merged(one.method, self.names, {"weights": self.chosen(one)}, said=one.row)
+        return self.merged(one.method, self.names, self.uniform_weight(one), one.row)
 
-    def best_uniform(self, target: str) -> Stage:
-        """The evaluation of the uniform merge that is best over validation users of all domains."""
-        every = self.recipe.uniform
-        choices = {f"choice{i}": self.chosen(one) for i, one in enumerate(every)}
-        choice = Stage(choose_merge, {}, choices, "choose a uniform merge")
-        results = {
-            f"result{i}": self.plan.evaluation(target, one.row, self.uniform(one))
-            for i, one in enumerate(every)
-        }
-        return Stage(
-            take_best, {}, results | {"choice": choice}, f"take the best uniform merge on {target}"
+    def uniform_choice(self) -> ChooseMerge:
+        """Which uniform merge is best over validation users of all domains."""
+        return ChooseMerge(choices=tuple(self.uniform_weight(one) for one in self.recipe.uniform))
+
+    def best_uniform(self, target: str) -> TakeBest:
+        """The evaluation of the best uniform merge."""
+        return TakeBest(
+            label=f"take the best uniform merge on {target}",
+            results=tuple(
+                self.plan.evaluation(target, one.row, self.uniform(one))
+                for one in self.recipe.uniform
+            ),
+            choice=self.uniform_choice(),
         )
 
     # --- learned weights
 
-    def learned(
+    def learned_weights(
         self,
-        settings: CollaborativeSettings,
-        said: str,
+        variant: Variant,
+        label: str,
         *,
         names: Sequence[str] | None = None,
         seed: int | None = None,
-        real: bool = False,
-    ) -> Stage:
-        """Weights learned for some domains, all unless `names`; with `real` from their training
-        sequences, a control."""
-        names = list(names or self.names)
-        parents = self._parts(names)
-        for k, name in enumerate(names):
-            domain = {"domain": self.plan.domains[name]}
-            split = {"split": self.plan.split}
-            parents[f"catalogue{k}"] = self.plan.catalogue(name)
-            if settings.probes.choose == "popular":
-                parents[f"counts{k}"] = Stage(count_items, split, domain, f"count items of {name}")
-            if real:
-                drawn = split | {"seed": seed_of(self.recipe.seed, "sequences")}
-                label = f"sequences of {name}"
-                parents[f"probes{k}"] = Stage(draw_sequences, drawn, domain, label)
-        own = {
-            **self.plan.scoring,
-            "names": names,
-            "collaborative": settings.model_dump(mode="json"),
-            "seed": seed_of(self.recipe.seed if seed is None else seed, "learn"),
-        }
-        return Stage(learn_weights, own, parents, f"learn weights: {said}")
-
-    def woven(
-        self,
-        changes: dict[str, Any],
-        said: str,
-        *,
-        names: Sequence[str] | None = None,
-        seed: int | None = None,
-    ) -> Stage:
-        """The merge of learned weights; `changes` are a variant's."""
-        settings = self.recipe.variant(changes)
-        real = bool(changes.get(SEQUENCES, False))
-        learned = self.learned(settings, said, names=names, seed=seed, real=real)
-        return self.merged(
-            settings.method, list(names or self.names), {"weights": learned}, said=said
+    ) -> LearnWeights:
+        """Weights learned for some domains, all unless `names`."""
+        names, settings = tuple(names or self.names), variant.settings
+        popular = settings.probes.choose == "popular"
+        real = variant.real_sequences
+        return LearnWeights(
+            label=f"learn weights: {label}",
+            parts=self._parts(names),
+            names=names,
+            catalogues=tuple(self.plan.catalogue(name) for name in names),
+            counts=tuple(self.plan.item_counts(name) for name in names) if popular else (),
+            sequences=tuple(self._sequences(name) for name in names) if real else (),
+            scoring=self.plan.scoring,
+            collaborative=settings,
+            seed=seed_of(self.recipe.seed if seed is None else seed, "learn"),
         )
+
+    def _sequences(self, name: str) -> DrawSequences:
+        return DrawSequences(
+            domain=self.plan.domains[name],
+            split=self.plan.split,
+            seed=seed_of(self.recipe.seed, "sequences"),
+        )
+
+    def learned_merge(
+        self,
+        variant: Variant,
+        label: str,
+        *,
+        names: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> MergeCheckpoints:
+        """The merge of learned weights."""
+        learned = self.learned_weights(variant, label, names=names, seed=seed)
+        return self.merged(variant.settings.method, names or self.names, learned, label)
 
     # --- merges
 
     def merged(
-        self,
-        method: str | dict[str, Any],
-        names: Sequence[str],
-        parents: dict[str, Stage],
-        weights: Sequence[float] | None = None,
-        said: str = "",
-    ) -> Stage:
-        """A static merge of some domains' own models."""
-        self._rehearse(method, [None], len(names))
-        settings = self._method(method, names) | {"weights": weights and list(weights)}
-        return Stage(merge_weights, settings, self._parts(names) | parents, f"merge {said}")
+        self, method: MethodSpec, names: Sequence[str], weights: Weights, label: str
+    ) -> MergeCheckpoints:
+        """A static merge of some domains' models."""
+        self._check(method, None, len(names))
+        return MergeCheckpoints(
+            label=f"merge {label}",
+            parts=self._parts(names),
+            names=tuple(names),
+            method=method,
+            scoring=self.plan.scoring,
+            weights=weights,
+        )
 
-    def _method(self, method: str | dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        backbone = self.plan.scoring["backbone"]
-        return {"method": method, "names": list(names), "backbone": backbone}
-
-    def _rehearse(
-        self, method: str | dict[str, Any], weights: Sequence[float | None], count: int
-    ) -> None:
+    def _check(self, method: MethodSpec, weight: float | None, count: int) -> None:
         """What can't be merged so is refused now, not after its parts were trained."""
-        for one in weights:
-            try:
-                rehearse(method, count, None if one is None else [one] * count, "checkpoints")
-            except WeftError as error:
-                raise WeftError(f"checkpoints can't be merged so: {error}") from None
+        weights = None if weight is None else [weight] * count
+        refusal = "checkpoints can't be merged so"
+        check_merge(method, count, weights, "checkpoints", refusal=refusal)
 
-    def _parts(self, names: Sequence[str]) -> dict[str, Stage]:
-        return {f"part{k}": self.own(name) for k, name in enumerate(names)}
+    def _parts(self, names: Sequence[str]) -> tuple[TrainCheckpoint, ...]:
+        return tuple(self.domain_model(name) for name in names)
+
+    # --- the study
 
     @cached_property
-    def start(self) -> float:
-        """The weight that learning starts from."""
-        return self.recipe.collaborative.start(len(self.names))[0]
+    def report(self) -> MergeRecTables:
+        """Its rows and tables."""
+        return MergeRecTables(self)
 
+    def rows(self) -> list[StudyRow]:
+        return self.report.rows
 
-def method_words(method: str | dict[str, Any]) -> str:
-    """A merging method in a few words."""
-    options = method if isinstance(method, dict) else {"name": method}
-    said = make_method(method).name.replace("_", " ")
-    more = ", ".join(f"{k} {v}" for k, v in options.items() if k not in ("name", "then"))
-    return said + (f" ({more})" if more else "")
+    def further(self) -> list[Stage]:
+        return self.report.further()
+
+    def tables(self, run: Path, timings: Mapping[str, float]) -> list[ReportTable]:
+        return self.report.tables(run)
+
+    def notes(self, run: Path) -> list[str]:
+        return self.report.notes(run)
+
+    def branch(self, stage: TrainingStage) -> Branch:
+        return mergerec_branch(self.recipe, stage)
+
+    def training_words(self) -> str:
+        return mergerec_training_words(self.recipe)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from weft.data.source import checked
-from weft.errors import WeftError
 from weft.evaluation.protocol import EvaluationSettings
-from weft.learning.collaborative import CollaborativeSettings
 from weft.learning.probes import Choice
+from weft.learning.settings import CollaborativeSettings
 from weft.merging.methods import make_method
-from weft.recommenders.bi_encoder import BiEncoderSettings
-from weft.recommenders.kinds import RecommenderSettings
-from weft.systems.recipe import Branches, MethodSpec, Study, _Block, check_validated, methods_alone
+from weft.recommenders.kinds import RecommenderBlock
+from weft.recommenders.text.bi_encoder import BiEncoderSettings
+from weft.settings import field_errors, validate
+from weft.systems.baselines import BASELINES
+from weft.systems.recipe import (
+    Branches,
+    MethodSpec,
+    RecipeBlock,
+    StudyRecipe,
+    check_validated,
+    methods_alone,
+)
 from weft.text import TextSettings
 
+FEATURED, BASELINE = "mergerec", "best uniform merge"  # rows that every study has
+DOMAIN_MODEL, JOINT = "fine-tuned", "joint"
 FEW = "Few probes"  # the title of the table of `scarce`
 SEQUENCES = "sequences"  # in a variant: real training sequences take the place of the probes
 
 
-class Uniform(_Block):
+class Uniform(RecipeBlock):
     """A merge with one weight for all parts: of several, the one that is best over validation
     users, mean over the domains."""
 
@@ -36,14 +48,14 @@ class Uniform(_Block):
         return self.title or make_method(self.method).name.replace("_", " ")
 
 
-class Scarce(_Block):
+class Scarce(RecipeBlock):
     """The study of few probes: some sizes, each chosen in some ways."""
 
     per_domain: tuple[int, ...] = Field(min_length=1)
     choose: tuple[Choice, ...] = ("random", "centroid", "popular")
 
 
-class Joint(_Block):
+class Joint(RecipeBlock):
     """How the one model of all domains' users is trained, where otherwise than a domain's own."""
 
     examples: int | None = Field(default=None, ge=1, description="of each domain")
@@ -51,7 +63,16 @@ class Joint(_Block):
     validate_every: int | None = Field(default=None, ge=1, description="steps")
 
 
-class MergeRecRecipe(Study):
+@dataclass(frozen=True)
+class Variant:
+    """A way of learning weights; with `real_sequences` users' training sequences take the place of
+    the probes: a control."""
+
+    settings: CollaborativeSettings
+    real_sequences: bool = False
+
+
+class MergeRecRecipe(StudyRecipe):
     """A MergeRec study: a model for every domain, and all of them merged into one.
 
     `variants` are more rows, `studies` more tables of them: changes of `collaborative` by the
@@ -60,7 +81,7 @@ class MergeRecRecipe(Study):
     """
 
     system: Literal["mergerec"] = "mergerec"
-    recommender: RecommenderSettings = BiEncoderSettings(
+    recommender: RecommenderBlock = BiEncoderSettings(
         text=TextSettings(fields=["title", "brand?"], field_tokens=32, tokens=64),
         history_items=50,
         history_tokens=512,
@@ -96,13 +117,14 @@ class MergeRecRecipe(Study):
 
     _methods_alone = field_validator("uniform", mode="before")(methods_alone)
 
-    def variant(self, changes: dict[str, Any]) -> CollaborativeSettings:
+    def variant(self, changes: Mapping[str, Any] = MappingProxyType({})) -> Variant:
         """`collaborative` with a variant's changes; `probes` changes within its block."""
         values = self.collaborative.model_dump(mode="json")
-        own = {name: value for name, value in changes.items() if name != SEQUENCES}
-        if isinstance(own.get("probes"), dict):
-            own["probes"] = values["probes"] | own["probes"]
-        return checked(CollaborativeSettings, values | own)
+        changed = {name: value for name, value in changes.items() if name != SEQUENCES}
+        if isinstance(changed.get("probes"), dict):
+            changed["probes"] = values["probes"] | changed["probes"]
+        settings = validate(CollaborativeSettings, values | changed)
+        return Variant(settings, bool(changes.get(SEQUENCES, False)))
 
     @model_validator(mode="after")
     def _study_fits(self) -> Self:
@@ -124,27 +146,20 @@ class MergeRecRecipe(Study):
                 raise ValueError(f"domain '{spec.name}': every domain of this system is a target")
         if self.unseen and len(self.domains) < 3:
             raise ValueError("unseen: needs three domains or more")
-        for where, rows in {"variants": self.variants, **self.studies}.items():
+        studies = {f"studies: {title}": rows for title, rows in self.studies.items()}
+        for where, rows in {"variants": self.variants, **studies}.items():
             for name, changes in rows.items():
-                try:
+                with field_errors(f"{where}: {name}"):
                     self.variant(changes)
-                except WeftError as error:
-                    raise ValueError(f"{where}: {name}: {error}") from None
         check_validated("joint", self.joint_branches(), self.branches.validation)
         self._rows_differ()
         self._tables_differ()
         return self
 
     def _rows_differ(self) -> None:
-        names = [one.row for one in self.uniform] + list(self.variants)
-        names += [
-            "popularity",
-            "zero-shot",
-            "fine-tuned",
-            "joint",
-            "best uniform merge",
-            "mergerec",
-        ]
+        names = [*(one.row for one in self.uniform), *self.variants]
+        names += [FEATURED, BASELINE, DOMAIN_MODEL, JOINT]
+        names += [one.row for one in BASELINES.values()]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two rows would be called '{name}': give one a title")
@@ -170,6 +185,6 @@ class MergeRecRecipe(Study):
 
     def joint_branches(self) -> Branches:
         """How the model of all domains' users is trained."""
-        said = self.joint or Joint()
-        changes = {k: v for k, v in said.model_dump().items() if v is not None}
+        joint = self.joint or Joint()
+        changes = {k: v for k, v in joint.model_dump().items() if v is not None}
         return self.branches.model_copy(update=changes)

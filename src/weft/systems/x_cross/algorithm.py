@@ -3,217 +3,276 @@
     an adapter for every domain D_k;  the n best of them on the target's hold-out, untrained on it;
     an integrator over these n, trained on a few examples of the target
 
-Its rivals get the same sources, examples and epochs. Everything is decided by its own settings and
+Its rivals get the same sources, examples and epochs. Everything is decided by its settings and
 parents, so that another target, size or rival trains nothing twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import ClassVar
 
-from weft.errors import WeftError
-from weft.integration.kinds import AnyIntegratorSettings
-from weft.integration.mixtures import XLoraSettings
+from weft.integration import IntegratorSettings
+from weft.report.format import count_words
+from weft.report.model import Branch, ReportTable
 from weft.stages.stage import Stage
-from weft.systems.common_stages import merge_branches, take_best
-from weft.systems.plan import Plan, Rows
-from weft.systems.recipe import Merging
-from weft.systems.rehearsal import rehearse
-from weft.systems.rows import merge_names, merge_words
-from weft.systems.weaverec.algorithm import merge_settings
-from weft.systems.x_cross.recipe import XCrossRecipe
-from weft.systems.x_cross.stages import choose_sources, train_integrator
-from weft.training import TrainSettings
-from weft.training.batches import seed_of
-
-FEATURED, BASELINE = "x-cross", "lora"
-BEST = "best source"
-
-CONTRASTS = (
-    (FEATURED, BEST, "what integrating and the target's examples add to the best source as it is"),
-    (FEATURED, "pooler + scorer", "beyond a new head on the best source"),
-    (FEATURED, "x-lora", "against weights from the plain backbone"),
-    (FEATURED, "meteora", "against a gate for each block"),
-    (FEATURED, "merge", "integrating against merging the same sources"),
-    (
-        FEATURED,
-        "x-cross, -layers",
-        "what refining block by block adds to a weighted sum at the end",
-    ),
+from weft.systems.merge_check import check_merge
+from weft.systems.merge_words import merge_words
+from weft.systems.plan import BranchOptions, EvaluationOptions, evaluation_label
+from weft.systems.recipe import Merging, StudyRecipe
+from weft.systems.rows import StudyRow
+from weft.systems.stages.evaluation import EvaluationStage, TakeBest
+from weft.systems.stages.merging import MergeAdapters
+from weft.systems.stages.training import TrainBranch, TrainingStage
+from weft.systems.system import Contrasts, System
+from weft.systems.x_cross.little_data import LittleData, Trial
+from weft.systems.x_cross.recipe import BASELINE, BEST, FEATURED, XCrossRecipe
+from weft.systems.x_cross.stages import ChooseSources, EvaluateBestSource, TrainIntegrator
+from weft.systems.x_cross.tables import (
+    CONTRASTS,
+    costs_table,
+    source_row,
+    sources_table,
+    x_cross_rows,
 )
-"""(row, against, what the difference tells)."""
+from weft.training.batches import seed_of
 
 
 @dataclass(frozen=True)
-class XCross:
+class Subset:
+    """The examples of the target that something is trained on: how many, and who draws them."""
+
+    examples: int
+    epochs: int
+    data_seed: int
+    number: int | None = None  # of the drawn subset, from 1; None: of the table's rows
+
+    @property
+    def label(self) -> str:
+        return f"{self.examples:,}" + ("" if self.number is None else f", subset {self.number}")
+
+
+@dataclass(frozen=True)
+class XCross(System[XCrossRecipe]):
     """The stages of an X-Cross recipe."""
 
-    plan: Plan
-    recipe: XCrossRecipe
+    title: ClassVar[str] = "X-Cross"
+    recipe_class: ClassVar[type[StudyRecipe]] = XCrossRecipe
+    baseline: ClassVar[str] = BASELINE
+    featured: ClassVar[str] = FEATURED
+    contrasts: ClassVar[Contrasts] = CONTRASTS
 
-    def source(self, domain: str) -> Stage:
-        """One domain's own adapter."""
-        return self.plan.branch([domain], self.recipe.seed)
+    # --- the algorithm
 
-    def choice(self, target: str) -> Stage:
+    def source(self, domain: str) -> TrainBranch:
+        """The adapter of one domain."""
+        return self.plan.adapter_branch([domain], self.recipe.seed)
+
+    def candidates(self, target: str) -> tuple[TrainBranch, ...]:
+        """The adapters that sources are chosen from."""
+        return tuple(self.source(name) for name in self.recipe.among(target))
+
+    def choice(self, target: str) -> ChooseSources:
         """The best sources on the target's hold-out."""
-        among, said = self.recipe.among(target), self.recipe.sources
-        settings = {
-            **self.plan.scoring,
-            "split": self.plan.split,
-            "holdout": self.plan.validation(said.holdout, 10) | {"at": (1, 3, 10)},
-            "names": among,
-            "count": said.count,
-        }
-        parents = self._parts(target) | {"domain": self.plan.domains[target]}
-        if target not in among:  # measured beside them, and never chosen
-            settings["own"] = target
-            parents["own"] = self.source(target)
-        return Stage(choose_sources, settings, parents, f"choose sources for {target}")
+        sources = self.recipe.sources
+        # The target's adapter is measured beside them, and never chosen.
+        beside = None if target in self.recipe.among(target) else self.source(target)
+        return ChooseSources(
+            domain=self.plan.domains[target],
+            parts=self.candidates(target),
+            target_part=beside,
+            scoring=self.plan.scoring,
+            split=self.plan.split,
+            holdout=self.plan.validation(sources.holdout, (1, 3, 10)),
+            count=sources.count,
+        )
 
     def integrated(
         self,
         target: str,
-        how: AnyIntegratorSettings,
+        settings: IntegratorSettings,
         *,
-        examples: int | None = None,
-        epochs: int | None = None,
-        draw: int | None = None,
-        said: str = "",
-    ) -> Stage:
-        """One integrator over the chosen sources, trained on the target."""
-        target_settings = self.recipe.target
-        loop = target_settings.model_dump(
-            include=set(TrainSettings.model_fields) - TrainSettings.ASIDE, mode="json"
+        subset: Subset | None = None,
+        row: str | None = None,
+    ) -> TrainIntegrator:
+        """An integrator over the chosen sources, trained on the target."""
+        target_settings, subset = self.recipe.target, subset or self._all_examples
+        validation = target_settings.validation
+        return TrainIntegrator(
+            label=f"integrate for {target}: {row or settings.label}",
+            domains=(self.plan.domains[target],),
+            parts=self.candidates(target),
+            choice=self.choice(target),
+            integrator=settings,
+            scoring=self.plan.scoring,
+            split=self.plan.split,
+            examples=subset.examples,
+            train=target_settings.loop(subset.epochs),
+            validation=self.plan.validation(validation.users, (10,)) if validation else None,
+            data_seed=subset.data_seed,
+            seed=seed_of(self.recipe.seed, "integrate", target),
+            by_example=target_settings.activations > 0,
+            activations=target_settings.activations,
         )
-        aside = target_settings.model_dump(
-            include={*TrainSettings.ASIDE, "activations"}, mode="json"
-        )
-        seed = self.recipe.seed
-        settings: dict[str, Any] = {
-            **self.plan.scoring,
-            "split": self.plan.split,
-            "integrator": how.model_dump(mode="json"),
-            "examples": examples or target_settings.examples,
-            "kept": target_settings.activations > 0,  # computed by example, not by batch
-            "train": loop | {"epochs": epochs or target_settings.epochs},
-            "validation": self.plan.validation(target_settings.validation.users, 10)
-            if target_settings.validation
-            else None,
-            "data_seed": seed_of(seed, "data") if draw is None else draw,
-            "seed": seed_of(seed, "integrate", target),
-        }
-        parents = self._chosen(target) | {"domain": self.plan.domains[target]}
-        label = f"integrate for {target}: {said or row_of(how)}"
-        return Stage(train_integrator, settings, parents, label, {"aside": aside})
 
-    def new_adapter(
-        self,
-        target: str,
-        *,
-        examples: int | None = None,
-        epochs: int | None = None,
-        draw: int | None = None,
-        said: str = "",
-    ) -> Stage:
+    # --- its rivals
+
+    def new_adapter(self, target: str, subset: Subset | None = None) -> TrainBranch:
         """A new LoRA adapter on the target, from the same examples in the same epochs."""
-        how = self.recipe.new_adapter(examples or self.recipe.target.examples, epochs)
-        said = f" on {how.examples:,}{said}"
-        return self.plan.branch([target], self.recipe.seed, how=how, draw=draw, said=said)
+        subset = subset or self._all_examples
+        options = BranchOptions(
+            branches=self.recipe.new_adapter(subset.examples, subset.epochs),
+            data_seed=subset.data_seed,
+            label=f" on {subset.label}",
+        )
+        return self.plan.adapter_branch([target], self.recipe.seed, options)
 
-    def best_source(self, target: str, users: int | None = None) -> Stage:
-        """The evaluation of the best source as it is."""
-        if users is not None:
-            row = f"{BEST} ({users:,} users)"
-            return self.plan.evaluation(target, row, None, more=self._chosen(target), users=users)
-        results = {
-            f"result{i}": self.plan.evaluation(target, source_row(name), self.source(name))
-            for i, name in enumerate(self.recipe.among(target))
-        }
-        parents = results | {"choice": self.choice(target)}
-        return Stage(take_best, {}, parents, f"take the best source for {target}")
+    def best_source(self, target: str) -> EvaluationStage:
+        """The evaluation of the best source as it is: each is measured in a row of its own."""
+        return TakeBest(
+            label=f"take the best source for {target}",
+            results=tuple(
+                self.plan.evaluation(target, source_row(name), self.source(name))
+                for name in self.recipe.among(target)
+            ),
+            choice=self.choice(target),
+        )
 
-    def rows(self, target: str) -> Rows:
-        """Every row of the target's table that has weights."""
-        recipe = self.recipe
-        size = f"up to {recipe.target.examples:,} of the target's examples"
-        rows = _Rows()
-        for name in recipe.among(target):
-            rows[source_row(name)] = ("that domain's adapter, zero-shot", self.source(name))
-        rows["target, as a source"] = (
-            "the target's own adapter, trained as the sources are", self.source(target)
-        )  # fmt: skip
-        rows[BASELINE] = (f"a new adapter on {size}", self.new_adapter(target))
-        rows[FEATURED] = (f"X-Cross on {size}", self.integrated(target, recipe.x_cross))
-        for rival in recipe.rivals:
-            rows[row_of(rival)] = (_about(rival), self.integrated(target, rival))
-        for title, merging in zip(merge_names(recipe.merges), recipe.merges, strict=True):
-            name = "merge" if title == "linear" else f"merge, {title}"
-            about = f"the same sources merged ({merge_words(merging)})"
-            rows[name] = (about, self.merged(target, merging))
-        if recipe.variants_on is None or target in recipe.variants_on:
-            for name in recipe.variants:
-                made = self.integrated(target, recipe.variant(name), said=f"x-cross, {name}")
-                changes = ", ".join(f"{k} {v}" for k, v in recipe.variants[name].items())
-                rows[f"x-cross, {name}"] = (f"X-Cross with {changes}", made)
-        return rows
-
-    def merged(self, target: str, merging: Merging) -> Stage:
+    def merged(self, target: str, merging: Merging) -> MergeAdapters:
         """The chosen sources merged, without the target's examples."""
-        count = self.recipe.sources.count
-        weights = merging.weights if isinstance(merging.weights, tuple) else [1 / count] * count
-        settings = merge_settings(merging) | {"weights": list(weights)}
-        try:
-            rehearse(
-                merging.method, count, list(weights), "adapters with a head",
-                space=merging.space, rank=merging.rank,
-            )  # fmt: skip
-        except WeftError as error:
-            words = merge_words(merging)
-            raise WeftError(f"merges: sources can't be merged so ({words}): {error}") from None
-        label = f"merge sources for {target} ({merge_words(merging)})"
-        return Stage(merge_branches, settings, self._chosen(target), label)
+        count, words = self.recipe.sources.count, merge_words(merging)
+        numbers = isinstance(merging.weights, tuple)
+        weights = merging.weights if numbers else (1 / count,) * count
+        assert not isinstance(weights, str)
+        check_merge(
+            merging.method, count, weights, "adapters with a head",
+            refusal=f"merges: sources can't be merged so ({words})",
+            space=merging.space, rank=merging.rank,
+        )  # fmt: skip
+        return MergeAdapters(
+            label=f"merge sources for {target} ({words})",
+            parts=self.candidates(target),
+            choice=self.choice(target),
+            method=merging.plain_method,
+            space=merging.space,
+            rank=merging.rank,
+            weights=weights,
+        )
 
-    def _parts(self, target: str) -> dict[str, Stage]:
-        among = self.recipe.among(target)
-        return {f"part{i}": self.source(name) for i, name in enumerate(among)}
+    @property
+    def _all_examples(self) -> Subset:
+        target = self.recipe.target
+        return Subset(target.examples, target.epochs, seed_of(self.recipe.seed, "data"))
 
-    def _chosen(self, target: str) -> dict[str, Stage]:
-        return self._parts(target) | {"choice": self.choice(target)}
+    # --- little data
 
+    @property
+    def little_data(self) -> LittleData | None:
+        """The study of little data, where the recipe asks for one."""
+        settings = self.recipe.limited
+        if settings is None:
+            return None
+        names = [
+            name
+            for name in self.recipe.targets
+            if name in (settings.targets or self.recipe.targets)
+        ]
+        return LittleData(
+            settings=settings,
+            holdout=self.recipe.sources.holdout,
+            best_source={target: self._best_of_some(target, settings.users) for target in names},
+            trials=[
+                trial
+                for target in names
+                for examples in settings.examples
+                for number in range(settings.subsets)
+                for trial in self._trials(target, examples, number)
+            ],
+        )
 
-class _Rows(dict[str, tuple[str, Stage | None]]):
-    """Rows by name: two of one name are an error, not one row."""
-
-    def __setitem__(self, name: str, row: tuple[str, Stage | None]) -> None:
-        if name in self:
-            raise WeftError(
-                f"two rows would be called '{name}': leave one of them out of the recipe"
+    def _trials(self, target: str, examples: int, number: int) -> list[Trial]:
+        """X-Cross and a new adapter on one subset. The subsets of one number are nested: a size
+        holds the smaller ones."""
+        limited, seed = self.recipe.limited, self.recipe.seed
+        assert limited is not None
+        epochs = limited.epochs or self.recipe.target.epochs
+        subset = Subset(examples, epochs, seed_of(seed, "subset", number), number + 1)
+        row = f"{FEATURED} on {subset.label}"
+        integrated = self.integrated(target, self.recipe.x_cross, subset=subset, row=row)
+        options = EvaluationOptions(users=limited.users)
+        trained = {FEATURED: integrated, BASELINE: self.new_adapter(target, subset)}
+        return [
+            Trial(
+                target, method, examples, weights,
+                self.plan.evaluation(target, f"{method} ({subset.label})", weights, options),
             )
-        super().__setitem__(name, row)
+            for method, weights in trained.items()
+        ]  # fmt: skip
 
+    def _best_of_some(self, target: str, users: int | None) -> EvaluationStage:
+        """The best source as it is, on another number of test users."""
+        if users is None:
+            return self.best_source(target)
+        return EvaluateBestSource(
+            label=evaluation_label(target, f"{BEST} ({users:,} users)"),
+            domain=self.plan.domains[target],
+            evaluate=self.recipe.evaluate.model_copy(update={"users": users}),
+            scoring=self.plan.scoring,
+            parts=self.candidates(target),
+            choice=self.choice(target),
+        )
 
-def source_row(domain: str) -> str:
-    """The name of a source's row."""
-    return f"source: {domain}"
+    # --- the study
 
+    def rows(self) -> list[StudyRow]:
+        if self.plan.blocks is not None:  # else it would come out only after the sources' training
+            variants = [self.recipe.variant(name) for name in self.recipe.variants]
+            for settings in (self.recipe.x_cross, *self.recipe.rivals, *variants):
+                settings.check_depth(self.plan.blocks)
+        return [row for target in self.recipe.targets for row in x_cross_rows(self, target)]
 
-def row_of(how: AnyIntegratorSettings) -> str:
-    """The name of an integrator's row."""
-    if isinstance(how, XLoraSettings):
-        return "x-lora" if how.form == "published" else "x-lora, one pass"
-    return {"x_cross": FEATURED, "meteora": "meteora", "head": "pooler + scorer"}[how.kind]
+    def further(self) -> list[Stage]:
+        return [] if self.little_data is None else self.little_data.stages()
 
+    def tables(self, run: Path, timings: Mapping[str, float]) -> list[ReportTable]:
+        choices = {target: self.choice(target) for target in self.recipe.targets}
+        names = [spec.name for spec in self.recipe.domains]
+        costs = [costs_table(target, x_cross_rows(self, target), run) for target in choices]
+        little_data = [] if self.little_data is None else self.little_data.tables(run)
+        return [sources_table(choices, names, run), *costs, *little_data]
 
-def _about(how: AnyIntegratorSettings) -> str:
-    if isinstance(how, XLoraSettings):
-        return {
-            "published": "X-LoRA: one softmax head on the plain backbone's last layer, two passes",
-            "one_pass": "X-LoRA's head on the plain lower blocks' output, one pass",
-        }[how.form]
-    return {
-        "x_cross": "X-Cross",
-        "meteora": "MeteoRA: a softmax gate for each block, on plain activations",
-        "head": "a new head on the best source, which stays frozen",
-    }[how.kind]
+    def notes(self, run: Path) -> list[str]:
+        """Which adapters are integrated for each target."""
+        sentences = []
+        for target in self.recipe.targets:
+            chosen = self.choice(target).names(run)
+            sentences.append(f"{target}: integrated are the adapters of {' and '.join(chosen)}.")
+            if target in self.recipe.among(target):
+                sentences.append(
+                    f"{target} is among its own sources: its adapter has seen the target's training "
+                    "users, so what it does there is no transfer."
+                )
+        return sentences
+
+    def branch(self, stage: TrainingStage) -> Branch:
+        """Learning curves of variants and sources wait in the legend."""
+        names = stage.domain_names
+        if isinstance(stage, TrainIntegrator):
+            shown = stage.integrator == self.recipe.x_cross
+            return Branch(domains=names, kind="integrator", shown=shown)
+        source = stage.examples == self.recipe.branches.examples
+        return Branch(domains=names, kind="source" if source else BASELINE, shown=not source)
+
+    def training_words(self) -> str:
+        sources, target = self.recipe.branches, self.recipe.target
+        return (
+            f"sources' adapters on up to {sources.examples:,} examples each, "
+            f"{count_words(sources.epochs, 'epoch')}, LoRA rank {sources.lora.rank}, learning rate "
+            f"{sources.learning_rate:g}; on the target up to {target.examples:,} examples, "
+            f"{count_words(target.epochs, 'epoch')}, batch {target.batch}, learning rate "
+            f"{target.learning_rate:g} ({target.lora_learning_rate or target.learning_rate:g} of the "
+            f"new adapter); {getattr(self.recipe.recommender, 'drawn', 0)} candidates drawn in "
+            "training"
+        )

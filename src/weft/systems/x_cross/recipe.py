@@ -1,4 +1,4 @@
-"""What an X-Cross recipe may say."""
+"""The recipe of an X-Cross study: its fields, their defaults, and what can't go together."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from weft.data.splits import UserSplit
-from weft.errors import WeftError
 from weft.evaluation.candidates import CandidateSettings
 from weft.evaluation.protocol import EvaluationSettings
-from weft.integration import IntegratorSettings, integrator_settings
+from weft.integration import IntegratorSettings, IntegratorSpec, integrator_settings
 from weft.integration.activations import BUDGET
 from weft.integration.head_only import HeadSettings
-from weft.integration.kinds import AnyIntegratorSettings
 from weft.integration.mixtures import MeteoraSettings, XLoraSettings
 from weft.integration.x_cross import XCrossSettings
-from weft.recommenders.cross_encoder import CrossEncoderSettings
-from weft.recommenders.kinds import RecommenderSettings
+from weft.recommenders.kinds import RecommenderBlock
+from weft.recommenders.text.cross_encoder import CrossEncoderSettings
+from weft.settings import field_errors
 from weft.systems.recipe import (
+    BaselineBlock,
     Branches,
     Merging,
-    Study,
+    RecipeBlock,
+    StudyRecipe,
     Validation,
-    _Block,
     check_validated,
+    loop_settings,
     methods_alone,
 )
 from weft.training import TrainSettings
 
 Change = dict[str, int | float | None]
 
+FEATURED, BASELINE, BEST = "x-cross", "lora", "best source"
+"""Rows of every target's table: X-Cross, a new adapter, the best source as it is."""
 
-class Sources(_Block):
-    """Which adapters are integrated: those that do best, untrained on the target, on a hold-out."""
+
+class SourceSettings(RecipeBlock):
+    """Which adapters are integrated: the best ones on the target's hold-out, zero-shot."""
 
     count: int = Field(default=2, ge=1, description="of the best ones")
     among: tuple[str, ...] | None = Field(
@@ -42,8 +46,9 @@ class Sources(_Block):
     holdout: int = Field(default=300, ge=1, description="validation users of the target")
 
 
-class Target(TrainSettings):
-    """How everything is trained that learns from the target: the published settings, unless said."""
+class TargetSettings(TrainSettings):
+    """How everything is trained that learns from the target; the defaults are the published
+    settings."""
 
     examples: int = Field(default=1000, ge=1, description="of the target")
     epochs: int = Field(default=40, ge=1)
@@ -58,8 +63,12 @@ class Target(TrainSettings):
         default=BUDGET, ge=0, description="bytes on disk for what training never changes; 0: none"
     )
 
+    def loop(self, epochs: int) -> TrainSettings:
+        """The training loop's settings, with so many epochs."""
+        return loop_settings(self, epochs)
 
-class Limited(_Block):
+
+class LittleDataSettings(RecipeBlock):
     """The study of little data: an integrator and a new adapter on drawn subsets of some sizes."""
 
     examples: tuple[int, ...] = Field(min_length=1)
@@ -76,18 +85,20 @@ class Limited(_Block):
         return tuple(sorted(set(value)))
 
 
-class XCrossRecipe(Study):
+class XCrossRecipe(StudyRecipe):
     """An X-Cross study: adapters for every domain, then the best of them integrated for each target.
 
-    Weights of `merges` are in the order of the sources, the best on the hold-out first. `variants` are more rows: changes of `x_cross` by the row's name (an ablation, fewer layers).
+    Weights of `merges` are in the order of the sources, the best on the hold-out first. `variants`
+    are more rows: changes of `x_cross` by the row's name (an ablation, fewer layers).
     """
 
     system: Literal["x_cross"] = "x_cross"
-    recommender: RecommenderSettings = CrossEncoderSettings()
-    sources: Sources = Sources()
-    target: Target = Target()
+    recommender: RecommenderBlock = CrossEncoderSettings()
+    baselines: tuple[str | BaselineBlock, ...] = ("popularity",)
+    sources: SourceSettings = SourceSettings()
+    target: TargetSettings = TargetSettings()
     x_cross: XCrossSettings = XCrossSettings()
-    rivals: tuple[IntegratorSettings, ...] = (
+    rivals: tuple[IntegratorSpec, ...] = (
         XLoraSettings(),
         XLoraSettings(form="one_pass"),
         MeteoraSettings(),
@@ -98,7 +109,7 @@ class XCrossRecipe(Study):
     variants_on: tuple[str, ...] | None = Field(
         default=None, description="targets that get these rows; none: every one"
     )
-    limited: Limited | None = None
+    limited: LittleDataSettings | None = None
     evaluate: EvaluationSettings = EvaluationSettings(
         split=UserSplit(),
         candidates=CandidateSettings(by="popularity"),
@@ -109,12 +120,10 @@ class XCrossRecipe(Study):
 
     _methods_alone = field_validator("merges", mode="before")(methods_alone)
 
-    def variant(self, name: str) -> AnyIntegratorSettings:
+    def variant(self, name: str) -> IntegratorSettings:
         """The settings of a variant's row."""
-        try:
+        with field_errors(f"variants: {name}"):
             return integrator_settings(self.x_cross.model_dump() | self.variants[name])
-        except WeftError as error:
-            raise ValueError(f"variants: {name}: {error}") from None
 
     @model_validator(mode="after")
     def _study_fits(self) -> Self:
@@ -122,43 +131,53 @@ class XCrossRecipe(Study):
             raise ValueError(
                 "recommender: X-Cross integrates cross-encoders; set kind: cross_encoder"
             )
+        if self.branches.parameters != "lora":
+            raise ValueError("branches.parameters: X-Cross integrates adapters: say lora")
+        for spec in self.domains:
+            if spec.seeds:
+                raise ValueError(f"domain '{spec.name}': seeds are for weaverec recipes")
+        self._names_fit()
+        self._sources_fit()
+        check_validated("target", self.target, self.target.validation)
+        if self.target.gradient_checkpointing:
+            raise ValueError("target: integrators are trained without gradient_checkpointing")
+        self._rows_fit()
+        self._merges_fit()
+        self._evaluation_fits()
+        return self
+
+    def _names_fit(self) -> None:
+        """Every domain that a field names is one of the recipe's."""
         names = {spec.name for spec in self.domains}
-        targets = {spec.name for spec in self.domains if spec.target}
-        for name in self.variants:
-            self.variant(name)
-        for field, said, known in (
+        targets = set(self.targets)
+        for field, listed, known in (
             ("sources.among", self.sources.among, names),
             ("variants_on", self.variants_on, targets),
             ("limited.targets", self.limited.targets if self.limited else None, targets),
         ):
-            for one in said or ():
-                if one not in known:
-                    raise ValueError(f"{field}: '{one}' is not one of {', '.join(sorted(known))}")
-        for target in sorted(targets):
+            for name in listed or ():
+                if name not in known:
+                    raise ValueError(f"{field}: '{name}' is not one of {', '.join(sorted(known))}")
+
+    def _sources_fit(self) -> None:
+        count = self.sources.count
+        for target in sorted(self.targets):
             there = len(self.among(target))
-            if there < self.sources.count:
+            if there < count:
                 raise ValueError(
-                    f"sources.count: {self.sources.count} are integrated for '{target}', and there "
-                    f"are adapters of {there} domains to choose from"
+                    f"sources.count: {count} are integrated for '{target}', and there are adapters "
+                    f"of {there} domains to choose from"
                 )
-        how = self.target
-        check_validated("target", how, how.validation)
-        if self.branches.parameters != "lora":
-            raise ValueError("branches.parameters: X-Cross integrates adapters: say lora")
-        if how.gradient_checkpointing:
-            raise ValueError("target: integrators are trained without gradient_checkpointing")
-        if self.sources.count < 2:
+        if count < 2:
             raise ValueError("sources.count: X-Cross integrates two or more sources")
-        self._merges_fit()
-        self._evaluation_fits()
+
+    def _rows_fit(self) -> None:
+        for name in self.variants:
+            self.variant(name)
         if any(one.kind == "x_cross" for one in self.rivals):
             raise ValueError(
                 "rivals: x_cross is no rival of itself; `variants` are more rows of it"
             )
-        for spec in self.domains:
-            if spec.seeds:
-                raise ValueError(f"domain '{spec.name}': seeds are for weaverec recipes")
-        return self
 
     def _merges_fit(self) -> None:
         count = self.sources.count
@@ -190,18 +209,25 @@ class XCrossRecipe(Study):
     def validated(self) -> list[str]:
         return ["sources.holdout"]
 
+    @property
+    def targets(self) -> list[str]:
+        """The names of the domains that are targets, in the recipe's order."""
+        return [spec.name for spec in self.domains if spec.target]
+
     def among(self, target: str) -> list[str]:
         """The domains whose adapters may be integrated for a target, in the recipe's order."""
         chosen = self.sources.among
         every = [spec.name for spec in self.domains]
         return [n for n in every if (n in chosen if chosen is not None else n != target)]
 
-    def new_adapter(self, examples: int, epochs: int | None = None) -> Branches:
-        """How an adapter is trained on the target instead: the same examples and epochs, LoRA as the
-        sources'."""
-        own = set(TrainSettings.model_fields)
-        values = self.target.model_dump(include=own)
-        values["epochs"] = epochs or self.target.epochs
-        values["learning_rate"] = self.target.lora_learning_rate or self.target.learning_rate
-        validation = self.target.validation
-        return Branches(examples=examples, lora=self.branches.lora, validation=validation, **values)
+    def new_adapter(self, examples: int, epochs: int) -> Branches:
+        """The settings of a new adapter on the target: the integrator's examples and epochs, the
+        sources' LoRA."""
+        target = self.target
+        return Branches(
+            **target.loop(epochs).model_dump()
+            | {"learning_rate": target.lora_learning_rate or target.learning_rate},
+            examples=examples,
+            lora=self.branches.lora,
+            validation=target.validation,
+        )

@@ -15,39 +15,41 @@ import torch
 from torch import Tensor
 
 from weft.adapters import Adapter, Factors
-from weft.errors import WeftError
+from weft.errors import SettingError, WeftError
 from weft.merging import merge_adapters
 from weft.merging.lora.parts import Space
 from weft.merging.merge import merge
 from weft.merging.methods import make_method, method_options
 
-Kind = Literal["adapters", "adapters with a head", "checkpoints"]
+PartKind = Literal["adapters", "adapters with a head", "checkpoints"]
 WIDTH, RANK = 6, 2
 
 
-def rehearse(
+def check_merge(
     method: str | Mapping[str, Any],
     count: int,
     weights: Sequence[float] | None,
-    kind: Kind,
+    kind: PartKind,
     *,
+    refusal: str,
     space: Space = "delta",
     rank: int | None = None,
 ) -> None:
-    """A `WeftError` where `count` parts of a kind can't be merged so; nothing else comes out."""
+    """A `SettingError` where `count` parts of a kind can't be merged so: `refusal`, and why. Nothing
+    else comes out."""
     options = json.dumps(method_options(make_method(method)), sort_keys=True)
     numbers = None if weights is None else tuple(weights)
-    refusal = _refusal(options, count, numbers, kind, space, rank)
-    if refusal is not None:
-        raise WeftError(refusal)
+    reason = _reason(options, count, numbers, kind, space, rank)
+    if reason is not None:
+        raise SettingError(f"{refusal}: {reason}")
 
 
 @lru_cache(maxsize=1024)
-def _refusal(
+def _reason(
     options: str,
     count: int,
     weights: tuple[float, ...] | None,
-    kind: Kind,
+    kind: PartKind,
     space: Space,
     rank: int | None,
 ) -> str | None:
@@ -85,5 +87,5 @@ def _adapter(seed: int, head: bool) -> Adapter:
     random = _numbers(seed)
     factors = {"layer": Factors(random(RANK, WIDTH), random(WIDTH, RANK), 2.0)}
     whole = {"pooler.dense.weight": (WIDTH, WIDTH), "scorer.weight": (1, WIDTH)} if head else {}
-    manifest = {"backbone": {"name": "rehearsal", "fingerprint": "rehearsal"}}
+    manifest = {"backbone": {"name": "random", "fingerprint": "random"}}
     return Adapter(factors, manifest, {name: random(*shape) for name, shape in whole.items()})

@@ -16,17 +16,17 @@ def write_recommendations(choices: Sequence[ServingChoice], run: Path) -> None:
     """`recommenders/<target>/recommendation.json`, whose `folder` is beside it, and all of them in
     the run's `recommendation.json`, with folders from there; those of other targets go, and a
     target without a row to serve has none of its own."""
-    kept: set[Path] = set()
+    places: set[Path] = set()
     every: list[dict[str, Any]] = []
     for one in choices:
         values = one.model_dump(mode="json")
         place = run / RECOMMENDERS / one.target / RECOMMENDATION
         if one.row is not None:
-            kept.add(place)
+            places.add(place)
             write_json(place, values)
         folder = None if one.folder is None else f"{RECOMMENDERS}/{one.target}/{one.folder}"
         every.append({**values, "folder": folder})
     for place in (run / RECOMMENDERS).glob(f"*/{RECOMMENDATION}"):
-        if place not in kept:
+        if place not in places:
             place.unlink()
     write_json(run / RECOMMENDATION, {"targets": every})

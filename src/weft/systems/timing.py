@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weft.stages.stage import Stage
-from weft.systems.work import Census, Work, work_of
+from weft.systems.stages.base import DomainSizes, Work, pace_group_of, work_of
 
 START = 1.0  # seconds of every stage beside its work: loading a backbone, reading, writing
 PRIOR = 20.0  # seconds of work that the measured steps weigh against what stages took
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Seconds of one core for each unit of work: measured here (`weft.systems.probe`), or a guess
-    until a stage has said otherwise."""
+class Speeds:
+    """Seconds of one core for each unit of work: measured here (`weft.systems.speed`), or a guess
+    until the first stages have ended."""
 
     example: float = 0.05
     title: float = 0.002
@@ -39,43 +39,35 @@ class Rates:
 class Pace:
     """The seconds of every stage of a run, better known with each that ends."""
 
-    census: Mapping[str, Census]
-    rates: Rates
+    sizes: Mapping[str, DomainSizes]
+    speeds: Speeds
     took: dict[str, tuple[float, float]] = field(default_factory=dict)  # kind -> (took, expected)
 
     def expected(self, stage: Stage) -> float:
         """Seconds, by the measured steps alone."""
-        return self.rates.seconds(work_of(stage, self.census))
+        return self.speeds.seconds(work_of(stage, self.sizes))
 
     def seconds(self, stage: Stage) -> float:
         """Seconds of a stage, as stages of its kind took so far."""
-        took, expected = self.took.get(_kind(stage), (0.0, 0.0))
-        if not self.rates.measured and expected:
+        took, expected = self.took.get(pace_group_of(stage), (0.0, 0.0))
+        if not self.speeds.measured and expected:
             return self.expected(stage) * took / expected
         return self.expected(stage) * (took + PRIOR) / (expected + PRIOR)
 
     def ended(self, stage: Stage, seconds: float) -> None:
         """A stage has taken so long."""
-        took, expected = self.took.get(_kind(stage), (0.0, 0.0))
-        self.took[_kind(stage)] = (took + seconds, expected + self.expected(stage))
+        took, expected = self.took.get(pace_group_of(stage), (0.0, 0.0))
+        self.took[pace_group_of(stage)] = (took + seconds, expected + self.expected(stage))
 
     def left(self, stage: Stage, elapsed: float, share: float) -> float:
         """Seconds that a stage under way still takes, of which a share is done."""
-        known = self.seconds(stage)
+        expected = self.seconds(stage)
         if share <= 0:
-            return max(known - elapsed, 0.1 * known)
+            return max(expected - elapsed, 0.1 * expected)
         whole = elapsed / share
         # Its own speed counts more the more of it is done; at first that is mostly loading.
         weight = min(1.0, share * 4)
-        return (1 - share) * (weight * whole + (1 - weight) * max(known, elapsed))
-
-
-def _kind(stage: Stage) -> str:
-    """Stages that go at one pace."""
-    recommender = stage.settings.get("recommender", {})
-    kind = f"{recommender.get('kind', '')} {recommender.get('ranker', '')}"
-    how = stage.settings.get("integrator", {}).get("kind", "") or stage.settings.get("floor", "")
-    return f"{stage.work.__name__} {kind} {how}"
+        return (1 - share) * (weight * whole + (1 - weight) * max(expected, elapsed))
 
 
 def makespan(
