@@ -1,5 +1,5 @@
-# `make demo` and `make test` each do all of their own set-up on a fresh machine with
-# Python 3.11 or later, make, git and a package index.
+# `make demo` and `make test` set up `.venv` by themselves. They need Python 3.11 or later, make, git
+# and a package index. `source .venv/bin/activate` then puts `weft` on the PATH.
 
 SHELL := /bin/bash
 VENV := .venv
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# Two test processes of one thread each, and no test reaches for the network.
+# Two test processes of one thread each; no test uses the network.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .PHONY: help demo test check format bench clean
@@ -43,7 +43,7 @@ clean: ## remove the environment and caches; runs and results stay
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch comes first and alone, so that nothing else chooses its build.
+# torch is installed first and alone, so that no other package chooses its build.
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		echo "weft needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11 …" >&2; \

@@ -47,21 +47,23 @@ def adapters(targets: Any) -> list[Any]:
 
     from weft.adapters import LoraSettings, from_attached
     from weft.backbones import load_backbone
-    from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings, whole_modules
+    from weft.recommenders.equipped import LoraBackbone
+    from weft.recommenders.text.cross_encoder import (
+        CrossEncoder,
+        CrossEncoderSettings,
+    )
 
     made = []
     for seed in (1, 2):
         backbone = load_backbone("minilm", precision="float32")
-        one = CrossEncoder(
-            backbone,
-            CrossEncoderSettings(),
-            lora=LoraSettings(targets=targets),
-            lora_seed=seed,
-        )
+        lora = LoraBackbone(backbone, LoraSettings(targets=targets), seed)
+        one = CrossEncoder(lora, CrossEncoderSettings())
         random = torch.Generator().manual_seed(seed)
         for linear in one.attached.values():
             linear.b.data = torch.randn(linear.b.shape, generator=random) * 0.02
-        made.append(from_attached(one.attached, {"backbone": backbone.said}, whole_modules(one)))
+        made.append(
+            from_attached(one.attached, {"backbone": backbone.identity}, one.whole_modules())
+        )
     return made
 
 
@@ -70,12 +72,13 @@ def integrated(parts: list[Any], how: Any, **more: Any) -> Any:
     from weft.data.mall import mall
     from weft.data.splits import leave_one_out
     from weft.integration import integrator_settings
-    from weft.recommenders.cross_encoder import CrossEncoderSettings
-    from weft.recommenders.integrated import Integrated
+    from weft.recommenders.integrated import IntegratedBackbone
+    from weft.recommenders.text.cross_encoder import CrossEncoder, CrossEncoderSettings
 
     backbone = load_backbone("minilm", precision="bfloat16")
-    made = Integrated(backbone, CrossEncoderSettings(), parts, integrator_settings(how), **more)
-    made.know(leave_one_out(mall(SEED)["home"]).train)
+    stacked = IntegratedBackbone(backbone, parts, integrator_settings(how), **more)
+    made = CrossEncoder(stacked, CrossEncoderSettings())
+    made.prepare([leave_one_out(mall(SEED)["home"]).train])
     return made
 
 
@@ -141,13 +144,15 @@ def inference(parts: list[Any], turns: int) -> dict[str, Any]:
     import torch
 
     from weft.backbones import load_backbone
-    from weft.recommenders.cross_encoder import CrossEncoder, CrossEncoderSettings
+    from weft.recommenders.equipped import PlainBackbone
+    from weft.recommenders.text.cross_encoder import CrossEncoder, CrossEncoderSettings
 
     ours = integrated(parts, "x_cross")
     mixture, one_pass = (
         integrated(parts, {"kind": "x_lora", "form": form}) for form in ("published", "one_pass")
     )
-    short = CrossEncoder(load_backbone("minilm", precision="bfloat16"), CrossEncoderSettings())
+    backbone = PlainBackbone(load_backbone("minilm", precision="bfloat16"))
+    short = CrossEncoder(backbone, CrossEncoderSettings())
     whole = load_backbone("minilm", precision="bfloat16").model
     with tempfile.TemporaryDirectory() as place:
         peft = peft_x_lora(parts, Path(place))
@@ -173,7 +178,7 @@ def inference(parts: list[Any], turns: int) -> dict[str, Any]:
         return run
 
     def whole_last(ids: Any, mask: Any) -> None:
-        with ours.integrator._blocks.all_tokens():
+        with ours.equipped.integrator._blocks.all_tokens():
             ours.head_scores(ours.states(ids, mask))
 
     def by_peft(ids: Any, mask: Any) -> None:
@@ -235,7 +240,7 @@ def training(parts: list[Any], turns: int) -> dict[str, Any]:
         """The stacked streams alone: below the first integrated block forward, above it both."""
         rows = ours.training_rows(batch.take(np.arange(first, first + 2)))
         ids, mask = ours.inputs(rows, np.arange(len(rows)))
-        own = ours.integrator
+        own = ours.equipped.integrator
         states = own.frozen(ids, mask).requires_grad_()
         n = own.sources
         blocks = own._blocks

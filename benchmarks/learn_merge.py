@@ -61,7 +61,7 @@ def catalogues(items: int) -> list[Any]:
 
 
 def reading() -> Any:
-    from weft.recommenders.bi_encoder import BiEncoderSettings
+    from weft.recommenders.text.bi_encoder import BiEncoderSettings
 
     return BiEncoderSettings(history_items=10, history_tokens=96)
 
@@ -70,22 +70,29 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
     """Seconds of both kinds of step, alternately, and their ratio."""
     import torch
 
-    from weft.learning.collaborative import CollaborativeSettings, Learner
-    from weft.learning.sources import Sources
+    from weft.learning.learner import CollaborativeLearner, Student
+    from weft.learning.part_models import PartModels, Reading
+    from weft.learning.probes import make_probes
+    from weft.learning.settings import CollaborativeSettings
     from weft.merging.merge import plan_merge
-    from weft.recommenders.kinds import make_recommender
+    from weft.recommenders.kinds import new_recommender
 
     settings = CollaborativeSettings()
     job = plan_merge(parts, "task_arithmetic", None, base=str(base))
-    sources = Sources(job, str(base), None, reading(), "bfloat16", "cpu", None)
-    domains = [sources.taught(k, one, settings, SEED) for k, one in enumerate(catalogues(500))]
+    models = PartModels(job, Reading(reading(), precision="bfloat16"))
+    domains = []
+    for k, catalogue in enumerate(catalogues(500)):
+        teacher = models.teacher(k, catalogue)
+        probes = make_probes(teacher.item_vectors, settings.probes, SEED)
+        domains.append(models.view(k, teacher, catalogue, probes))
     times: dict[str, list[float]] = {"learning": [], "plain": []}
-    with sources.student(settings) as (student, place, groups):
-        learner = Learner(student, place, domains, settings, SEED)
-        w = torch.nn.Parameter(torch.full((6, len(groups)), 0.2))
-        learner._look(w.detach(), 0)
+    with models.student(settings.weights) as student:
+        learner = CollaborativeLearner(student, domains, settings, SEED)
+        w = torch.nn.Parameter(torch.full((6, len(student.groups)), 0.2))
+        learner.begin(w.detach())
         adam = torch.optim.Adam([w], lr=1e-3)
-        whole: Any = make_recommender(str(base), reading(), train_all=True, precision="bfloat16")
+        whole: Any = new_recommender(str(base), reading(), precision="bfloat16")
+        whole_student = Student(whole, student.set_weights, student.groups)
         trained = [p for p in whole.model.parameters() if p.requires_grad]
         adamw = torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
@@ -96,8 +103,8 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
             adam.step()
 
         def plain(step: int) -> None:
-            learner.student = whole
-            loss = learner._objective(learner.rows(step)).mean()
+            learner.student = whole_student
+            loss = learner.objective_of(learner.rows(step)).mean()
             learner.student = student
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -123,10 +130,13 @@ def steps(parts: list[Path], base: Path, repeats: int) -> dict[str, Any]:
 
 def whole(parts: list[Path], base: Path, items: int) -> dict[str, Any]:
     """Minutes of the whole learning, 500 steps of 16."""
-    from weft.learning.sources import learn_collaborative
+    from weft.learning.collaborative import learn_collaborative
+    from weft.learning.part_models import Reading
+    from weft.merging.merge import plan_merge
 
     started = time.perf_counter()
-    found = learn_collaborative(parts, catalogues(items), reading(), base=str(base))
+    plan = plan_merge(parts, "task_arithmetic", None, base=str(base))
+    found = learn_collaborative(plan, catalogues(items), reading=Reading(reading()))
     minutes = (time.perf_counter() - started) / 60
     return {
         "domains": 6,
@@ -143,8 +153,10 @@ def large(folder: Path, models: int) -> None:
 
     from weft.backbones import find_backbone
     from weft.backbones.files import copy_files
-    from weft.learning.collaborative import CollaborativeSettings
-    from weft.learning.sources import learn_collaborative
+    from weft.learning.collaborative import learn_collaborative
+    from weft.learning.part_models import Reading
+    from weft.learning.settings import CollaborativeSettings
+    from weft.merging.merge import plan_merge
 
     if not (folder / "base").is_dir():
         torch.manual_seed(0)
@@ -159,7 +171,8 @@ def large(folder: Path, models: int) -> None:
     parts = [folder / f"part{seed}" for seed in range(models)]
     made_of = (catalogues(60) * 2)[:models]
     settings = CollaborativeSettings(steps=5, held_out=0)
-    learn_collaborative(parts, made_of, reading(), settings, base=str(folder / "base"))
+    plan = plan_merge(parts, settings.method, None, base=str(folder / "base"))
+    learn_collaborative(plan, made_of, settings, reading=Reading(reading()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         json.dumps(

@@ -61,7 +61,8 @@ def stepper(variant: str) -> Callable[[int], tuple[int, float]]:
     from weft.backbones.load import Backbone, find_backbone, load_backbone
     from weft.data.mall import mall
     from weft.data.splits import leave_one_out
-    from weft.recommenders.bi_encoder import BiEncoder, BiEncoderSettings
+    from weft.recommenders.equipped import LoraBackbone, PlainBackbone
+    from weft.recommenders.text.bi_encoder import BiEncoder, BiEncoderSettings
 
     settings = BiEncoderSettings(history_items=10, history_tokens=64)
     domain = mall(SEED)["home"]
@@ -69,12 +70,8 @@ def stepper(variant: str) -> Callable[[int], tuple[int, float]]:
     train = train.take(np.flatnonzero(train.end >= 4))
     order = np.random.default_rng(SEED).permutation(len(train))
     if variant == "weft":
-        recommender = BiEncoder(
-            load_backbone("minilm", precision="bfloat16"),
-            settings,
-            lora=LoraSettings(),
-            lora_seed=SEED,
-        )
+        backbone = load_backbone("minilm", precision="bfloat16")
+        recommender = BiEncoder(LoraBackbone(backbone, LoraSettings(), SEED), settings)
     else:
         from transformers import AutoModel, AutoTokenizer
 
@@ -85,7 +82,8 @@ def stepper(variant: str) -> Callable[[int], tuple[int, float]]:
         precision = "bfloat16" if variant == "stock_bfloat16" else "float32"
         model = stock_model(precision, first)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        recommender = BiEncoder(Backbone(variant, model, tokenizer, "", "mean", folder), settings)
+        backbone = Backbone(variant, model, tokenizer, "", "mean", folder)
+        recommender = BiEncoder(PlainBackbone(backbone), settings)
     recommender.model.train()
     trained = [p for p in recommender.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)

@@ -46,7 +46,7 @@ from weft.data.folder import load_domain
 from weft.data.mall import mall
 from weft.data.splits import leave_one_out, sample_train
 from weft.evaluation.candidates import CandidateSettings, draw_candidates
-from weft.recommenders.lm import LanguageModel, PrefixTree, packed_loss
+from weft.recommenders.text.lm import LanguageModel, PrefixTree, packed_loss
 from weft.text import TextSettings
 from weft.text.prompt import ListPrompt, PromptSettings, title_tokens
 
