@@ -7,24 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import do, recipe
+from world import CROSS, do, recipe
 
 from weft.settings import validate
 from weft.stages.executor import execute
 from weft.systems.plan import Plan
 from weft.systems.weaverec.recipe import WeaveRecRecipe
-
-CROSS = {
-    "recommender": {
-        "kind": "cross_encoder",
-        "text": {"words": 3, "tokens": 8},
-        "prompt": {"max_tokens": 60, "history_items": 4},
-        "drawn": 3,
-    },
-    "evaluate": {"candidates": {"drawn": 9}, "full": False, "at": [1, 5, 10]},
-    "headline": ["ndcg@1", "ndcg@5"],
-    "show_users": 0,
-}
 
 
 @pytest.mark.parametrize(("changes", "unit"), [({}, "texts"), (CROSS, "users")])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from world import do, recipe
+from world import CROSS, do, recipe
 
 from weft.errors import MismatchError, SettingError
 from weft.settings import validate
@@ -16,17 +16,6 @@ from weft.systems.plan import BranchOptions, Plan
 from weft.systems.stages.merging import MergeAdapters
 from weft.systems.weaverec.recipe import WeaveRecRecipe
 
-CROSS = {
-    "recommender": {
-        "kind": "cross_encoder",
-        "text": {"words": 3, "tokens": 8},
-        "prompt": {"max_tokens": 60, "history_items": 4},
-        "drawn": 3,
-    },
-    "evaluate": {"candidates": {"drawn": 9}, "full": False, "at": [1, 5, 10]},
-    "headline": ["ndcg@1", "ndcg@5"],
-    "show_users": 0,
-}
 STILL = {"learning_rate": 1e-12, "epochs": 1}  # so that it ends where it began
 
 

@@ -38,6 +38,20 @@ def recipe(backbone: Path, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
+CROSS: dict[str, Any] = {
+    "recommender": {
+        "kind": "cross_encoder",
+        "text": {"words": 3, "tokens": 8},
+        "prompt": {"max_tokens": 60, "history_items": 4},
+        "drawn": 3,
+    },
+    "evaluate": {"candidates": {"drawn": 9}, "full": False, "at": [1, 5, 10]},
+    "headline": ["ndcg@1", "ndcg@5"],
+    "show_users": 0,
+}
+"""Changes to a recipe: a cross-encoder of short prompts."""
+
+
 def write_recipe(path: Path, values: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(values), "utf-8")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,5 +29,5 @@ class AdapterMethod(MergeMethod):
     def combine(self, block: Block, known: Known) -> Tensor:
         raise SettingError(f"method '{self.name}' merges adapters only")
 
-    def merge_deltas(self, modules: ModuleMerge) -> Mapping[str, Truncated]:
-        raise NotImplementedError
+    @abstractmethod
+    def merge_deltas(self, modules: ModuleMerge) -> Mapping[str, Truncated]: ...
